@@ -1,0 +1,182 @@
+"""What can happen, in the past tense. The engine accepts nothing else.
+
+Requests by people carry a Caller; facts about an attempt carry its AttemptKey, and late ones are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gpusched.model.device import Occupancy
+from gpusched.model.job import AttemptKey, Caller, Environment, JobSpec
+from gpusched.model.state import Outcome, Saved
+
+# ---- requests by people ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """Reply: Submitted."""
+
+    spec: JobSpec
+    caller: Caller
+    environment: Environment = field(default_factory=dict)
+    array: str | None = None  # the text of --array
+    hold: bool = False
+    next_run: float | None = None  # for --cron: wall clock of the first run
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Reply, as for all the requests below: tuple[Answer, ...], one per job that the keys name."""
+
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequested:
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequested:
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueRequested:
+    """Back to the queue: a running job saves and waits again, an ended one runs again."""
+
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptRequested:
+    """Give the devices back, keep my place."""
+
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """Save now and go on. Refused for a job that does not watch for requests."""
+
+    keys: tuple[str, ...]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequested:
+    """Change a pending job's spec (or a running one's time limit, QoS, comment, name). Only what is given changes."""
+
+    keys: tuple[str, ...]
+    caller: Caller
+    name: str | None = None
+    qos: str | None = None
+    comment: str | None = None
+    time_limit: float | None = None  # seconds; 0 removes the limit
+    begin: float | None = None  # wall clock; 0: now
+    gpus: int | None = None
+    gpu_mem_mib: int | None = None  # 0 removes it
+    gpu_type: str | None = None  # "" removes it
+    partition: str | None = None
+    dependency: str | None = None  # "" removes it
+    requeue: bool | None = None
+
+
+# ---- facts about attempts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    attempt: AttemptKey
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptWatching:
+    """The job has announced that it polls for requests."""
+
+    attempt: AttemptKey
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSaved:
+    """The job has acknowledged a published checkpoint."""
+
+    attempt: AttemptKey
+    saved: Saved
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptExited:
+    """The attempt's processes are gone and its end is known (or known to be unknown: LOST).
+
+    clear: the devices which one direct reading at the exit showed free of it. Those that are not listed stay
+    allocated until a later sample shows them free.
+    """
+
+    attempt: AttemptKey
+    outcome: Outcome
+    clear: tuple[str, ...] = ()
+
+
+# ---- facts about devices, time and the service ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesSampled:
+    """All devices as read at one moment. With `error` nothing is known: devices go stale, running jobs go on."""
+
+    devices: tuple[Occupancy, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """A time the engine asked to be woken at has come (a deadline, a begin time), or it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class CronFired:
+    """The run of a --cron job that was due at `due`; the next is due at `next_run` (wall clock)."""
+
+    job_id: int
+    due: float
+    next_run: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStopping:
+    """The service is about to end. `ask_jobs`: running jobs save and go back to the queue; else they go on alone."""
+
+    caller: Caller
+    ask_jobs: bool = False
+
+
+UserRequest = (
+    JobSubmitted
+    | CancelRequested
+    | HoldRequested
+    | ReleaseRequested
+    | RequeueRequested
+    | PreemptRequested
+    | CheckpointRequested
+    | UpdateRequested
+    | ServiceStopping
+)
+Event = (
+    UserRequest
+    | AttemptStarted
+    | AttemptWatching
+    | AttemptSaved
+    | AttemptExited
+    | DevicesSampled
+    | Woke
+    | CronFired
+)

@@ -1,0 +1,199 @@
+"""A job (what was submitted), its attempts (executions) and what it asks for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from gpusched.model.dependency import Dependency
+from gpusched.model.state import JobState, Outcome, Saved, Stop
+
+
+class AttemptKey(NamedTuple):
+    """One execution of one job. Numbers grow and are never reused; every message from the world carries the key."""
+
+    job_id: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.job_id}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who submitted a job, as the kernel told (SO_PEERCRED)."""
+
+    uid: int
+    gid: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for something; `admin` may touch everybody's jobs."""
+
+    uid: int
+    gid: int
+    user: str
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an attempt needs. Jobs with equal requests are interchangeable for placement."""
+
+    gpus: int = 1
+    gpu_mem_mib: int | None = None  # per device: a minimum on an exclusive one, the share with `shared`
+    shared: bool = False
+    gpu_type: str | None = None  # glob on the device's name
+    partition: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayElement:
+    """Which element of which array. The array's id is the job id of its first element."""
+
+    array_id: int
+    index: int
+    count: int
+    first: int
+    last: int
+    step: int
+    limit: int  # %N: at most so many at once; 0: no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What exactly was submitted, recorded so that the job's story can name what changed since."""
+
+    script: str | None = None
+    script_sha256: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the user asked for; changes only through `update`."""
+
+    command: tuple[str, ...]
+    cwd: str
+    name: str = "job"
+    request: Request = field(default_factory=Request)
+    qos: str = "normal"
+    account: str = ""
+    env_digest: str = ""  # the environment itself is kept by the store, once per digest
+    time_limit: float | None = None  # seconds, per attempt
+    warn: float = 0.0  # seconds before the time limit at which the job is asked to save and leave
+    begin: float | None = None  # wall clock: not before
+    cron: str | None = None  # five fields; this job is a template that submits copies
+    dependency: Dependency | None = None
+    cancel_on_bad_dependency: bool = True
+    output: str = "gpusched-%j.out"  # %A_%a for arrays; pattern of filename_pattern
+    error: str | None = None  # None: same file as output
+    requeue: bool = True
+    max_requeues: int | None = None  # None: the configured limit
+    grace: float | None = None  # seconds; None: the QoS's
+    signal: int = int(signal.SIGTERM)
+    checkpoint_dir: str | None = None
+    umask: int = 0o022
+    comment: str = ""
+    source: Source = field(default_factory=Source)
+
+
+class HoldKind(StrEnum):
+    USER = "user"
+    ADMIN = "admin"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    kind: HoldKind
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The state of one job. Changed only by the engine, with dataclasses.replace."""
+
+    id: int
+    owner: Owner
+    spec: JobSpec
+    state: JobState
+    submitted_at: float  # wall clock
+    array: ArrayElement | None = None
+    cron_parent: int | None = None  # the --cron template that submitted this job
+    hold: Hold | None = None
+    stop: Stop | None = None  # only while STOPPING
+    attempt: int = 0  # number of the latest attempt; 0: none yet
+    restarts: int = 0  # attempts that ran and were followed by another
+    unasked_requeues: int = 0  # consecutive exits with 85 that nobody asked for and that saved nothing new
+    saved: Saved | None = None  # the newest acknowledged checkpoint
+    earmark: tuple[str, ...] = ()  # devices that its victims are leaving for this job
+    bypassed: int = 0  # later jobs that started on devices this one was waiting for
+    yielding: bool = False  # others may have its devices first, once
+    dependency_met: bool = True
+    dependency_failed: bool = False  # can never be met
+    eligible_at: float | None = None  # wall clock: when it could first have been started; the start of its wait
+    started_at: float | None = None  # wall clock, of the latest attempt
+    ended_at: float | None = None
+    outcome: Outcome | None = None  # of the latest ended attempt
+    ended_because: str = ""  # a sentence, for final states
+
+    @property
+    def key(self) -> str:
+        """How people name it: 42, or 42_3 for an array element."""
+        return f"{self.array.array_id}_{self.array.index}" if self.array else str(self.id)
+
+    @property
+    def attempt_key(self) -> AttemptKey:
+        return AttemptKey(self.id, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Part of an allocation: one device, whole (`mem_mib` None) or a share of its memory."""
+
+    uuid: str
+    mem_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution. It holds its devices until `released`: exit confirmed and the devices seen free."""
+
+    job_id: int
+    number: int
+    devices: tuple[Share, ...]
+    boot_id: str
+    created: float  # boot clock: committed as STARTING
+    created_at: float  # wall clock
+    started: float | None = None  # boot clock: exec'd
+    started_at: float | None = None
+    ended: float | None = None
+    ended_at: float | None = None
+    pid: int | None = None  # of the job's main process
+    watching: bool = False  # the job polls for requests
+    saved: Saved | None = None
+    outcome: Outcome | None = None
+    stop: Stop | None = None  # the stop that was in progress when it ended
+    released: bool = False
+
+    @property
+    def key(self) -> AttemptKey:
+        return AttemptKey(self.job_id, self.number)
+
+    @property
+    def live(self) -> bool:
+        return self.outcome is None
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        return tuple(share.uuid for share in self.devices)
+
+
+Environment = Mapping[str, str]

@@ -1,0 +1,143 @@
+"""The states of a job, why it is being stopped, how an attempt ended, and the table of legal moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    PENDING = "PENDING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    PREEMPTED = "PREEMPTED"
+    LOST = "LOST"
+
+    @property
+    def code(self) -> str:
+        """The short code of Slurm's squeue (LO is ours)."""
+        return _CODES[self]
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+    @property
+    def live(self) -> bool:
+        """An attempt of the job may have processes."""
+        return self in LIVE
+
+
+LIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.STOPPING})
+FINAL = frozenset(
+    {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT, JobState.PREEMPTED, JobState.LOST}
+)
+_CODES = {
+    JobState.PENDING: "PD",
+    JobState.STARTING: "CF",
+    JobState.RUNNING: "R",
+    JobState.STOPPING: "CG",
+    JobState.COMPLETED: "CD",
+    JobState.FAILED: "F",
+    JobState.CANCELLED: "CA",
+    JobState.TIMEOUT: "TO",
+    JobState.PREEMPTED: "PR",
+    JobState.LOST: "LO",
+}
+
+# The one table of legal moves; docs/architecture.md draws its diagram from it. A final job goes back to PENDING
+# only when a person says `requeue`.
+_P, _S, _R, _G = JobState.PENDING, JobState.STARTING, JobState.RUNNING, JobState.STOPPING
+LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
+    _P: frozenset({_S, JobState.CANCELLED, JobState.FAILED}),
+    _S: frozenset({_R, _G, _P, *FINAL} - {JobState.PREEMPTED, JobState.TIMEOUT}),
+    _R: frozenset({_G, _P, JobState.COMPLETED, JobState.FAILED, JobState.LOST}),
+    _G: frozenset({_P, *FINAL}),
+    **{state: frozenset({_P}) for state in FINAL},
+}
+
+
+class StopKind(StrEnum):
+    """Why a live attempt is being stopped."""
+
+    PREEMPT = "preempt"  # for a more important job
+    YIELD = "yield"  # the owner said `preempt`: give the device back, keep my place
+    REQUEUE = "requeue"  # the owner said `requeue`
+    CANCEL = "cancel"
+    TIME_LIMIT = "time-limit"
+    DEVICE_FAILED = "device-failed"
+    DRAIN = "drain"
+    SHUTDOWN = "shutdown"
+
+    @property
+    def resumes(self) -> bool:
+        """After this stop the job goes back to the queue (if it may be requeued)."""
+        return self not in (StopKind.CANCEL, StopKind.TIME_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop in progress: its cause and the end of its grace period (boot clock)."""
+
+    kind: StopKind
+    deadline: float
+    for_job: int | None = None
+    by: str = ""
+    to_cancel: bool = False  # preempt mode `cancel`: the victim does not come back
+
+    def phrase(self) -> str:
+        """The cause in words, as jobs and people read it."""
+        match self.kind:
+            case StopKind.PREEMPT:
+                return f"preempted for job {self.for_job}"
+            case StopKind.YIELD:
+                return f"asked by {self.by} to give its devices back"
+            case StopKind.REQUEUE:
+                return f"requeued by {self.by}"
+            case StopKind.CANCEL:
+                return f"cancelled by {self.by}"
+            case StopKind.TIME_LIMIT:
+                return "time limit reached"
+            case StopKind.DEVICE_FAILED:
+                return "a device failed"
+            case StopKind.DRAIN:
+                return "its device is being drained"
+            case StopKind.SHUTDOWN:
+                return "the service is shutting down"
+
+
+class OutcomeKind(StrEnum):
+    """How one attempt ended, as observed; the engine derives the job's state from it."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    LAUNCH_FAILED = "launch-failed"  # exec, chdir or opening the output failed: errno and text say why
+    LOST = "lost"  # it ended and nobody saw how: never success
+    NEVER_STARTED = "never-started"  # the start was revoked before the supervisor claimed it
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A job's acknowledgement that a checkpoint is published and durable."""
+
+    checkpoint: str
+    step: int | None = None
+    at: float | None = None  # wall clock
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    kind: OutcomeKind
+    code: int | None = None  # exit code, when EXITED
+    signal: int | None = None  # number, when SIGNALLED
+    errno: int | None = None  # when LAUNCH_FAILED
+    text: str = ""  # a sentence for LAUNCH_FAILED and LOST
+    saved: Saved | None = None  # acknowledged by this attempt
+    killed: bool = False  # the tree was killed at the end of its grace period
+    max_rss_mib: int | None = None
+    cpu_s: float | None = None
