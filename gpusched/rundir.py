@@ -3,24 +3,35 @@
 Two directories per attempt:
 
 control directory  belongs to the daemon's uid; no user can write there
-    order.json      daemon → supervisor: what to run (written before the start)
+    order.json      daemon → supervisor: what to run (written before the start; 0600, it holds the environment):
+                    {"attempt": "42-1", "argv", "env", "cwd", "output", "error", "job_dir", "umask", "banner",
+                    "mark": value of ENV_MARK, "doorbell": path of the daemon's datagram socket}
     attempt.json    the claim, created once (link(2), which fails if it exists): the supervisor's
                     {"supervisor", "boot_id", "pid", ...} or the daemon's {"revoked": true}
     lock            flock held by the supervisor while it lives
-    ask.json        daemon → supervisor: {"seq", "what": "save"|"stop"|"kill", "cause", "deadline", "signal"}
-    signalled       supervisor: the seq up to which asks have been carried out
-    status.json     supervisor → daemon: {"pid", "watching", "saved", "progress"}
-    exit.json       supervisor → daemon: how it ended
+    ask.json        daemon → supervisor: {"seq", "what": "save"|"stop"|"kill", "cause", "deadline", "signal"};
+                    seq grows; `deadline` is on the boot clock (CLOCK_BOOTTIME) or null
+    signalled       supervisor: {"seq", "what", "signal", "at"}: asks up to this seq have been carried out;
+                    `signal` is the number sent to the main process, null if none was
+    status.json     supervisor → daemon: {"pid", "watching", "saved", "progress"}; pid null: not exec'd yet
+    exit.json       supervisor → daemon: how it ended: {"kind", "code", "signal", "errno", "text", "saved", "killed",
+                    "max_rss_mib", "cpu_s", "ended_wall", "ended_boot"}
+    supervisor.log  only if the supervisor itself failed: its traceback
 job directory      belongs to the user; the daemon believes of it only what concerns that job
-    request         supervisor → job: {"ask": "save"|"stop", "seq", "cause", "deadline"}
+    request         supervisor → job: {"ask": "save"|"stop", "seq", "cause", "deadline" on the boot clock or null,
+                    "seconds_left": the same in seconds from the moment of writing}
     watching        job → supervisor: {"pid"}: I poll `request`
     saved           job → supervisor: {"attempt", "checkpoint", "step", "at"}: published and durable
     progress.jsonl  job → supervisor: append-only JSON lines {"epoch", "step", "total", "metrics", "time"}
+
+The doorbell is a Unix datagram socket of the daemon. A supervisor that changed status.json or exit.json sends the
+attempt's key (`42-1`, ASCII) there; the daemon believes nothing of the datagram and reads the files again.
 """
 
 import json
 import os
-from typing import Any, Dict, List, Optional
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional
 
 EXIT_SAVED = 85  # "saved, run me again", as in HTCondor's self-checkpointing
 
@@ -34,6 +45,7 @@ ORDER, CLAIM, LOCK, ASK, SIGNALLED, STATUS, EXIT = (
     "status.json",
     "exit.json",
 )
+SUPERVISOR_LOG = "supervisor.log"
 # job directory
 REQUEST, WATCHING, SAVED, PROGRESS = "request", "watching", "saved", "progress.jsonl"
 
@@ -123,3 +135,20 @@ def tail_lines(path: str, limit: int = 65536) -> List[bytes]:
         return []
     lines = data.split(b"\n")[:-1]  # what follows the last newline is not complete
     return lines[1:] if size > limit else lines
+
+
+@contextmanager
+def unix_address(path: str) -> Iterator[str]:
+    """An address to bind or connect to for a Unix socket at `path`, however long the path is.
+
+    The kernel takes 107 bytes. A longer path is reached through a descriptor of its directory, which is open
+    only inside the `with` block. Raises OSError if the directory does not exist.
+    """
+    if len(os.fsencode(path)) <= 107:
+        yield path
+        return
+    fd = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield "/proc/self/fd/%d/%s" % (fd, os.path.basename(path))
+    finally:
+        os.close(fd)
