@@ -1,6 +1,7 @@
 """What can happen, in the past tense. The engine accepts nothing else.
 
 Requests by people carry a Caller; facts about an attempt carry its AttemptKey, and late ones are dropped.
+`recalled` are ended jobs that a request names and that the engine no longer keeps: the shell reads them from the store.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpusched.model.device import Occupancy
-from gpusched.model.job import AttemptKey, Caller, Environment, JobSpec
+from gpusched.model.job import AttemptKey, Caller, Environment, Job, JobSpec
 from gpusched.model.state import Outcome, Saved
 
 # ---- requests by people ---------------------------------------------------------------------------------------
@@ -24,6 +25,7 @@ class JobSubmitted:
     array: str | None = None  # the text of --array
     hold: bool = False
     next_run: float | None = None  # for --cron: wall clock of the first run
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +34,21 @@ class CancelRequested:
 
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HoldRequested:
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequested:
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class RequeueRequested:
 
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class PreemptRequested:
 
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,7 @@ class CheckpointRequested:
 
     keys: tuple[str, ...]
     caller: Caller
+    recalled: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class UpdateRequested:
     partition: str | None = None
     dependency: str | None = None  # "" removes it
     requeue: bool | None = None
+    recalled: tuple[Job, ...] = ()
 
 
 # ---- facts about attempts -------------------------------------------------------------------------------------
@@ -152,6 +161,11 @@ class CronFired:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceStarted:
+    """The daemon runs again and has told what became of every attempt: what was being asked is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStopping:
     """The service is about to end. `ask_jobs`: running jobs save and go back to the queue; else they go on alone."""
 
@@ -178,5 +192,6 @@ Event = (
     | AttemptExited
     | DevicesSampled
     | Woke
+    | ServiceStarted
     | CronFired
 )

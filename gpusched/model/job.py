@@ -131,6 +131,7 @@ class Job:
     stop: Stop | None = None  # only while STOPPING
     attempt: int = 0  # number of the latest attempt; 0: none yet
     restarts: int = 0  # attempts that ran and were followed by another
+    failed_starts: int = 0  # consecutive starts that never became a process
     unasked_requeues: int = 0  # consecutive exits with 85 that nobody asked for and that saved nothing new
     saved: Saved | None = None  # the newest acknowledged checkpoint
     earmark: tuple[str, ...] = ()  # devices that its victims are leaving for this job
@@ -181,11 +182,17 @@ class Attempt:
     saved: Saved | None = None
     outcome: Outcome | None = None
     stop: Stop | None = None  # the stop that was in progress when it ended
+    cleared: tuple[str, ...] = ()  # after the end: devices already seen free of it
     released: bool = False
 
     @property
     def key(self) -> AttemptKey:
         return AttemptKey(self.job_id, self.number)
+
+    @property
+    def held(self) -> tuple[Share, ...]:
+        """What it still holds: everything while it lives, then whatever was not yet seen free."""
+        return () if self.released else tuple(s for s in self.devices if s.uuid not in self.cleared)
 
     @property
     def live(self) -> bool:

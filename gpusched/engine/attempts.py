@@ -1,0 +1,183 @@
+"""What happens to attempts: they start, watch, save, are asked to stop, exit, and leave their devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpusched.engine.dependencies import tell_dependents
+from gpusched.engine.turn import Turn, describe_devices
+from gpusched.engine.verdict import describe, judge
+from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
+from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching
+from gpusched.model.job import Attempt, AttemptKey, Job, Share
+from gpusched.model.state import JobState, OutcomeKind, Stop, StopKind
+
+KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt
+MOST_PATIENCE = 30.0  # seconds of grace for a cancelled job, however long the grace period of its QoS is
+
+
+def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
+    """Give the job its devices and order the launch of its next attempt."""
+    attempt = Attempt(
+        job.id,
+        job.attempt + 1,
+        shares,
+        turn.state.boot_id,
+        created=turn.now.boot,
+        created_at=turn.now.wall,
+    )
+    job = turn.put_job(job, state=JobState.STARTING, attempt=attempt.number, earmark=(), bypassed=0, yielding=False)
+    turn.put_attempt(attempt)
+    turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
+    turn.act(Launch(attempt.key, job, shares))
+
+
+def _current(turn: Turn, key: AttemptKey, what: str) -> tuple[Job, Attempt] | None:
+    """The job and its live attempt, or None for a message about an attempt that is over (counted, dropped)."""
+    job, attempt = turn.state.jobs.get(key.job_id), turn.state.view.live.get(key.job_id)
+    if job is None or attempt is None or attempt.number != key.number:
+        turn.state.late[what] += 1
+        return None
+    return job, attempt
+
+
+def on_started(turn: Turn, event: AttemptStarted) -> None:
+    found = _current(turn, event.attempt, "started")
+    if found is None:
+        return
+    job, attempt = found
+    if attempt.started is not None:
+        return  # the same fact, observed again after a restart of the daemon
+    turn.put_attempt(attempt, started=turn.now.boot, started_at=turn.now.wall, pid=event.pid)
+    state = JobState.RUNNING if job.state is JobState.STARTING else job.state
+    job = turn.put_job(job, state=state, started_at=turn.now.wall, failed_starts=0)
+    turn.tell(job, "started", f"running as process {event.pid}")
+    tell_dependents(turn, job)
+
+
+def on_watching(turn: Turn, event: AttemptWatching) -> None:
+    found = _current(turn, event.attempt, "watching")
+    if found is not None and not found[1].watching:
+        turn.put_attempt(found[1], watching=True)
+
+
+def on_saved(turn: Turn, event: AttemptSaved) -> None:
+    found = _current(turn, event.attempt, "saved")
+    if found is None or found[1].saved == event.saved:
+        return
+    job, attempt = found
+    turn.put_attempt(attempt, saved=event.saved)
+    step = "" if event.saved.step is None else f" at step {event.saved.step}"
+    turn.tell(job, "saved", f"saved{step}: {event.saved.checkpoint}")
+
+
+def ask_to_stop(turn: Turn, job: Job, stop: Stop) -> Job:
+    """Begin (or change the cause of) a stop, tell the job, and set the end of its grace period."""
+    changed = job.state is JobState.STOPPING
+    if changed and job.stop is not None:
+        stop = replace(stop, deadline=min(stop.deadline, job.stop.deadline))
+    job = turn.put_job(job, state=JobState.STOPPING, stop=stop)
+    left = max(0.0, stop.deadline - turn.now.boot)
+    turn.tell(job, "stopping", f"{stop.phrase()}: asked to save and leave within {left:.0f} s", stop.by)
+    turn.act(Ask(job.attempt_key, Asked.STOP, stop.phrase(), stop.deadline, job.spec.signal))
+    return job
+
+
+def grace(turn: Turn, job: Job) -> float:
+    """Seconds between the request to stop and the kill."""
+    if job.spec.grace is not None:
+        return job.spec.grace
+    level = turn.rules.qos.get(job.spec.qos)
+    return level.grace if level else 60.0
+
+
+def kill_now(turn: Turn, job: Job, text: str) -> None:
+    """Kill the tree, and be woken to do it again should that not end it."""
+    assert job.stop is not None
+    job = turn.put_job(job, stop=replace(job.stop, deadline=turn.now.boot + KILL_AGAIN))
+    turn.tell(job, "killed", text)
+    turn.act(Kill(job.attempt_key))
+
+
+def on_exited(turn: Turn, event: AttemptExited) -> None:
+    found = _current(turn, event.attempt, "exited")
+    if found is None:
+        _more_clear(turn, event)
+        return
+    job, attempt = found
+    saved = event.outcome.saved or attempt.saved
+    clear = tuple(uuid for uuid in attempt.uuids if uuid in event.clear)
+    never = event.outcome.kind is OutcomeKind.NEVER_STARTED
+    released = never or len(clear) == len(attempt.uuids)
+    attempt = turn.put_attempt(
+        attempt,
+        ended=turn.now.boot,
+        ended_at=turn.now.wall,
+        outcome=event.outcome,
+        saved=saved,
+        stop=job.stop,
+        cleared=clear,
+        released=released,
+    )
+    if released:
+        turn.act(Forget(attempt.key))
+    else:
+        turn.act(LookAgain(tuple(uuid for uuid in attempt.uuids if uuid not in clear)))
+    turn.tell(job, "exited", f"attempt {attempt.number}: {describe(event.outcome)}")
+    _settle_job(turn, job, attempt)
+
+
+def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
+    assert attempt.outcome is not None
+    verdict = judge(job, attempt, attempt.outcome, turn.rules)
+    job = turn.put_job(
+        job,
+        state=verdict.state,
+        stop=None,
+        saved=attempt.saved or job.saved,
+        outcome=attempt.outcome,
+        restarts=verdict.restarts,
+        failed_starts=verdict.failed_starts,
+        unasked_requeues=verdict.unasked_requeues,
+        yielding=verdict.yielding,
+        hold=verdict.hold or job.hold,
+        ended_at=turn.now.wall if verdict.state.final else None,
+        ended_because=verdict.because if verdict.state.final else "",
+    )
+    if verdict.state is JobState.PENDING:
+        step = job.saved.step if job.saved else None
+        where = " and will go on from its checkpoint" + (f" at step {step}" if step is not None else "")
+        turn.tell(job, "requeued", f"waits again ({verdict.because}){where if job.saved else ''}")
+    else:
+        turn.tell(job, verdict.state.lower(), verdict.because)
+    if verdict.hold is not None:
+        turn.tell(job, "held", verdict.hold.reason)
+
+
+def _more_clear(turn: Turn, event: AttemptExited) -> None:
+    """The same exit reported again, with more devices seen free."""
+    attempt = turn.state.view.leaving.get(event.attempt)
+    if attempt is not None:
+        clear_devices(turn, attempt, frozenset(event.clear))
+
+
+def clear_devices(turn: Turn, attempt: Attempt, uuids: frozenset[str]) -> None:
+    """Devices of an ended attempt were seen free of it."""
+    cleared = tuple(uuid for uuid in attempt.uuids if uuid in attempt.cleared or uuid in uuids)
+    if cleared == attempt.cleared:
+        return
+    released = len(cleared) == len(attempt.uuids)
+    turn.put_attempt(attempt, cleared=cleared, released=released)
+    if released:
+        turn.act(Forget(attempt.key))
+
+
+def fail_device(turn: Turn, uuid: str, fault: str) -> None:
+    """A device has failed or vanished: whoever runs on it is asked to save and leave, gangs as a whole."""
+    slot = turn.view.slots[uuid]
+    for key in sorted(slot.holders):
+        job = turn.state.jobs.get(key.job_id)
+        if job is None or job.attempt_key != key or job.state not in (JobState.STARTING, JobState.RUNNING):
+            continue
+        turn.tell(job, "device-failed", f"device {slot.device.index}: {fault}")
+        ask_to_stop(turn, job, Stop(StopKind.DEVICE_FAILED, turn.now.boot + grace(turn, job)))

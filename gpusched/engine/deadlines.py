@@ -1,0 +1,50 @@
+"""Everything that happens because time has passed: time limits, ends of grace periods, begin times."""
+
+from __future__ import annotations
+
+from gpusched.engine.attempts import ask_to_stop, grace, kill_now
+from gpusched.engine.turn import Turn
+from gpusched.model.job import Attempt, Job
+from gpusched.model.state import JobState, Stop, StopKind
+
+
+def warning_time(job: Job, attempt: Attempt) -> float | None:
+    """When (boot clock) the job is asked to save because its time limit is near; None: no limit."""
+    if job.spec.time_limit is None or attempt.started is None:
+        return None
+    return attempt.started + max(0.0, job.spec.time_limit - job.spec.warn)
+
+
+def run_out(turn: Turn) -> None:
+    """Act on every deadline that has passed."""
+    for job_id in sorted(turn.view.live):
+        job, attempt = turn.state.jobs[job_id], turn.view.live[job_id]
+        if job.state is JobState.STOPPING:
+            if job.stop is not None and job.stop.deadline <= turn.now.boot:
+                kill_now(turn, job, "the grace period is over: its whole process tree is killed")
+            continue
+        warned = warning_time(job, attempt)
+        if warned is not None and warned <= turn.now.boot:
+            patience = job.spec.warn or grace(turn, job)
+            ask_to_stop(turn, job, Stop(StopKind.TIME_LIMIT, turn.now.boot + patience))
+    for job_id in sorted(turn.state.waiting_for_time):
+        job = turn.state.jobs[job_id]
+        if job.spec.begin is not None and job.spec.begin <= turn.now.wall:
+            turn.put_job(job)  # its eligibility is worked out anew
+
+
+def next_deadline(turn: Turn) -> float | None:
+    """The earliest deadline on the boot clock."""
+    times = []
+    for job_id, attempt in turn.view.live.items():
+        job = turn.state.jobs[job_id]
+        when = job.stop.deadline if job.state is JobState.STOPPING and job.stop else warning_time(job, attempt)
+        if when is not None:
+            times.append(when)
+    return min(times, default=None)
+
+
+def next_begin(turn: Turn) -> float | None:
+    """The earliest begin time on the wall clock."""
+    begins = (turn.state.jobs[job_id].spec.begin for job_id in turn.state.waiting_for_time)
+    return min((begin for begin in begins if begin is not None), default=None)

@@ -1,0 +1,61 @@
+"""What samples of the devices mean: placement facts, failures, and devices that an ended attempt has left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpusched.engine.attempts import clear_devices, fail_device
+from gpusched.engine.turn import Turn
+from gpusched.model.device import Device, Health, Occupancy
+from gpusched.model.events import DevicesSampled
+from gpusched.model.job import Attempt
+
+
+def on_sampled(turn: Turn, event: DevicesSampled) -> None:
+    if event.error is not None and not event.devices:
+        for slot in list(turn.view.slots.values()):
+            turn.put_device(replace(slot.device, stale=True))
+        return
+    for occupancy in event.devices:
+        _take_in(turn, occupancy, stale=event.error is not None)
+    if event.error is None:
+        _leave(turn, {o.reading.uuid: o for o in event.devices})
+
+
+def _take_in(turn: Turn, occupancy: Occupancy, stale: bool) -> None:
+    reading = occupancy.reading
+    slot = turn.view.slots.get(reading.uuid)
+    before = slot.device if slot else None
+    # memory that nothing explains counts against newcomers, unless our own holders may be the explanation
+    unexplained = 0 if slot and slot.holders else occupancy.residual_mib
+    device = Device(
+        reading.uuid,
+        reading.index,
+        reading.name or (before.name if before else ""),
+        reading.total_mib or (before.total_mib if before else 0),
+        reading.health,
+        reading.fault,
+        occupancy.foreign_mib + unexplained,
+        stale,
+        before.drained if before else "",
+    )
+    turn.put_device(device)
+    if device.health is not Health.OK and (before is None or before.health is Health.OK):
+        fail_device(turn, device.uuid, reading.fault or str(reading.health))
+
+
+def _leave(turn: Turn, seen: dict[str, Occupancy]) -> None:
+    for attempt in list(turn.view.leaving.values()):
+        gone = frozenset(
+            uuid for uuid in attempt.uuids if uuid in seen and left(attempt, seen[uuid])
+        )
+        if gone:
+            clear_devices(turn, attempt, gone)
+
+
+def left(attempt: Attempt, occupancy: Occupancy) -> bool:
+    """The ended attempt has nothing on the device any more. A device that cannot be read cannot hold it back:
+    its health keeps it from being given out."""
+    if occupancy.reading.health is not Health.OK:
+        return True
+    return attempt.key not in occupancy.own and occupancy.residual_mib == 0

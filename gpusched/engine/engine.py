@@ -1,0 +1,211 @@
+"""The one door through which state changes.
+
+    step = engine.handle(events, now)
+
+handles a batch: each event in turn, then one scheduling cycle. The shell commits `step.changes` in one
+transaction, answers the callers with `step.replies`, and performs `step.actions`. If that commit fails, or if this
+method raises, the shell throws the engine away and builds a new one from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from gpusched.engine import attempts
+from gpusched.engine.deadlines import next_begin, next_deadline, run_out
+from gpusched.engine.dependencies import follow, look_again, tell_dependents, unfollow
+from gpusched.engine.devices import on_sampled
+from gpusched.engine.requests import JobRequest, on_request
+from gpusched.engine.schedule import schedule
+from gpusched.engine.submit import check, on_cron, on_submitted
+from gpusched.engine.turn import State, Turn, describe_devices
+from gpusched.model.actions import Ask, Asked
+from gpusched.model.changes import Reply, Snapshot, Step, Submitted
+from gpusched.model.clock import Instant
+from gpusched.model.errors import GpuschedError
+from gpusched.model.events import (
+    AttemptExited,
+    AttemptSaved,
+    AttemptStarted,
+    AttemptWatching,
+    CronFired,
+    DevicesSampled,
+    Event,
+    JobSubmitted,
+    ServiceStarted,
+    ServiceStopping,
+    Woke,
+)
+from gpusched.model.job import Job, Owner
+from gpusched.model.rules import Rules
+from gpusched.model.state import JobState, Stop, StopKind
+from gpusched.policy.explain import reason
+from gpusched.policy.fit import fit
+from gpusched.policy.preempt import plan_preemption
+from gpusched.policy.view import View
+
+
+class Engine:
+    """The state of all jobs, attempts and devices, and what follows from each event."""
+
+    def __init__(self, rules: Rules, boot_id: str) -> None:
+        self.state = State(rules, boot_id, View(rules))
+        self._look_at = 64  # how many ended jobs are kept before the engine looks which it can let go
+
+    @property
+    def view(self) -> View:
+        return self.state.view
+
+    def restore(self, snapshot: Snapshot, now: Instant) -> None:
+        """Take in what the store has kept. What became of the attempts meanwhile, the shell tells as events."""
+        self.state.next_job_id = snapshot.next_job_id
+        turn = Turn(self.state, now)
+        for job in snapshot.jobs:
+            turn.add_job(job)
+            if job.spec.begin is not None and job.state is JobState.PENDING and not job.spec.cron:
+                self.state.waiting_for_time.add(job.id)
+        for job in snapshot.jobs:
+            if job.state is JobState.PENDING and not job.dependency_met:
+                follow(self.state, job)
+        for attempt in snapshot.attempts:
+            if not attempt.released:
+                self.view.put_attempt(attempt)
+
+    def handle(self, events: Sequence[Event], now: Instant) -> Step:
+        """Handle a batch of events. A request that is refused gets its error as reply and changes nothing."""
+        turn = Turn(self.state, now)
+        replies = [self._reply(turn, event) for event in events]
+        schedule(turn)
+        self._settle(turn)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, Submitted):
+                replies[index] = replace(reply, note=self._how_things_stand(reply, now))
+        step = Step(
+            turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn)
+        )
+        self._forget_ended(turn)
+        return step
+
+    def preview(self, event: JobSubmitted, now: Instant) -> str:
+        """What a submit would do, in a sentence. Raises what the submit would raise; changes nothing."""
+        spec, elements = check(self.state, event)
+        owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
+        job = Job(self.state.next_job_id, owner, spec, JobState.PENDING, now.wall)
+        many = f"{len(elements)} jobs; the first " if elements else ""
+        if event.hold or spec.cron or spec.dependency or (spec.begin is not None and spec.begin > now.wall):
+            return f"{many}would wait: it is held, timed or depends on another job"
+        shares = fit(self.view, job)
+        if shares is not None:
+            return f"{many}would start now on {describe_devices(self.state, shares)}"
+        plan = plan_preemption(self.view, job)
+        if plan is not None and plan.victims:
+            names = ", ".join(self.state.jobs[v.job_id].key for v in plan.victims)
+            return f"{many}would preempt job {names}"
+        why = reason(self.view, job, now.wall)
+        return f"{many}would wait ({why.word}: {why.text})"
+
+    # ---- inside ---------------------------------------------------------------------------------------------
+
+    def _reply(self, turn: Turn, event: Event) -> Reply:
+        try:
+            reply = self._dispatch(turn, event)
+        except GpuschedError as error:
+            return error
+        self._settle(turn)
+        return reply
+
+    def _dispatch(self, turn: Turn, event: Event) -> Reply:
+        if isinstance(event, JobRequest):
+            return on_request(turn, event)
+        match event:
+            case JobSubmitted():
+                for job in event.recalled:
+                    if job.id not in self.state.jobs:
+                        turn.add_job(job)
+                return on_submitted(turn, event)
+            case AttemptStarted():
+                attempts.on_started(turn, event)
+            case AttemptWatching():
+                attempts.on_watching(turn, event)
+            case AttemptSaved():
+                attempts.on_saved(turn, event)
+            case AttemptExited():
+                attempts.on_exited(turn, event)
+            case DevicesSampled():
+                on_sampled(turn, event)
+            case Woke():
+                run_out(turn)
+            case CronFired():
+                on_cron(turn, event)
+            case ServiceStarted():
+                self._ask_again(turn)
+            case ServiceStopping():
+                self._ask_everyone(turn, event)
+            case _:
+                assert_never(event)
+        return None
+
+    def _settle(self, turn: Turn) -> None:
+        """Tell those who wait for a job that it has ended, until nothing more follows from it."""
+        while turn.ended:
+            job = turn.ended.pop(0)
+            unfollow(self.state, job)
+            tell_dependents(turn, job)
+
+    def _ask_again(self, turn: Turn) -> None:
+        """After a restart: every stop in progress is asked again (harmless if it was) and deadlines are looked at."""
+        for job_id in sorted(self.view.live):
+            job = self.state.jobs[job_id]
+            if job.state is JobState.STOPPING and job.stop is not None:
+                turn.act(Ask(job.attempt_key, Asked.STOP, job.stop.phrase(), job.stop.deadline, job.spec.signal))
+        for job in list(self.state.jobs.values()):
+            look_again(turn, job)
+        run_out(turn)
+        turn.dirty = True
+
+    def _ask_everyone(self, turn: Turn, event: ServiceStopping) -> None:
+        if not event.ask_jobs:
+            return
+        self.state.closing = True
+        for job_id in sorted(self.view.live):
+            job = self.state.jobs[job_id]
+            if job.state in (JobState.STARTING, JobState.RUNNING):
+                deadline = turn.now.boot + attempts.grace(turn, job)
+                attempts.ask_to_stop(turn, job, Stop(StopKind.SHUTDOWN, deadline, by=event.caller.user))
+
+    def _how_things_stand(self, reply: Submitted, now: Instant) -> str:
+        job = self.state.jobs[reply.job_ids[0]]
+        live = self.view.live.get(job.id)
+        if live is not None:
+            return f"starting on {describe_devices(self.state, live.devices)}"
+        if job.state is not JobState.PENDING:
+            return f"{job.state.lower()}: {job.ended_because}"
+        why = reason(self.view, job, now.wall)
+        return f"waiting ({why.word}: {why.text})"
+
+    def _forget_ended(self, turn: Turn) -> None:
+        """Ended jobs live in the store; the engine keeps those that a waiting job or a living array needs.
+
+        Looked through only when the number of ended jobs has doubled, so that the cost per job stays constant.
+        """
+        if len(self.state.ended) < self._look_at:
+            return
+        for job_id in sorted(self.state.ended):
+            job = self.state.jobs.get(job_id)
+            if job is None:
+                continue  # went with its array
+            family = self.state.elements(job.array.array_id) if job.array else [job]
+            if all(j.state.final and j.id not in self.state.dependents for j in family):
+                for member in family:
+                    turn.forget_job(member)
+        self._look_at = 2 * len(self.state.ended) + 64
+
+
+def unknown_dependencies(engine: Engine, event: JobSubmitted) -> tuple[int, ...]:
+    """Ids of jobs that the submit depends on and the engine does not keep; the shell may find them in the store."""
+    if event.spec.dependency is None:
+        return ()
+    ids = {int(key.partition("_")[0]) for key in event.spec.dependency.keys}
+    return tuple(sorted(i for i in ids if i not in engine.state.jobs))

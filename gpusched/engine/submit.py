@@ -1,0 +1,144 @@
+"""Submits: refused with what would fit, or taken in as one job, an array, or a --cron template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpusched.engine.dependencies import Met, check_known, evaluate, follow
+from gpusched.engine.turn import State, Turn
+from gpusched.model.array import parse_array
+from gpusched.model.changes import Submitted
+from gpusched.model.errors import UsageError
+from gpusched.model.events import CronFired, JobSubmitted
+from gpusched.model.job import ArrayElement, Hold, HoldKind, Job, JobSpec, Owner, Request
+from gpusched.model.state import JobState
+from gpusched.model.units import format_duration, format_size
+from gpusched.policy.view import View
+
+
+def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElement, ...]]:
+    """The spec with its defaults filled in, and the elements of its array. Raises UsageError; changes nothing."""
+    spec, rules = event.spec, state.rules
+    if not spec.command or not spec.command[0]:
+        raise UsageError("there is no command to run", "write: gpusched submit [options] -- COMMAND [ARGUMENTS]")
+    rules.level(spec.qos)
+    partition = rules.partition(spec.request.partition)
+    limit = partition.time_limit(spec.time_limit)
+    if partition.max_time is not None and limit is not None and limit > partition.max_time:
+        raise UsageError(
+            f"time limit {format_duration(limit)} is longer than partition {partition.name!r} allows",
+            f"give at most --time {format_duration(partition.max_time)}",
+        )
+    check_request(state.view, spec.request)
+    if spec.dependency is not None:
+        check_known(state, spec.dependency)
+    if event.array is not None and spec.cron is not None:
+        raise UsageError("--array and --cron do not go together", "submit an array from a --cron job's script")
+    return replace(spec, time_limit=limit), _elements(event, state)
+
+
+def check_request(view: View, request: Request) -> None:
+    """Refuse what this machine can never give, saying what it could. Raises UsageError."""
+    if request.gpus < 0:
+        raise UsageError(f"--gpus {request.gpus} makes no sense", "ask for 0 (CPU only) or more")
+    if request.gpus == 0:
+        if request.shared or request.gpu_mem_mib or request.gpu_type:
+            raise UsageError("--gpus 0 asks for no device, so --gpu-mem, --shared and --gpu-type mean nothing",
+                             "leave them out, or ask for at least one device")
+        return
+    if request.shared and request.gpu_mem_mib is None:
+        raise UsageError("--shared needs --gpu-mem: how much of the device is yours?", "for example --gpu-mem 10G")
+    if request.gpu_mem_mib is not None and request.gpu_mem_mib <= 0:
+        raise UsageError("--gpu-mem must be more than nothing", "for example --gpu-mem 10G")
+    everything = [slot.device for slot in view.slots.values()]
+    if not everything:
+        raise UsageError(
+            f"this machine has no GPU that gpusched knows of, and the job asks for {request.gpus}",
+            "run it without one (--gpus 0), or see: gpusched doctor",
+        )
+    if len(view.suitable(request)) >= request.gpus:
+        return
+    raise UsageError(f"no way to give {_asked(request)} here", f"there are: {_what_there_is(view, request)}")
+
+
+def _asked(request: Request) -> str:
+    text = f"{request.gpus} device{'s' if request.gpus > 1 else ''}"
+    if request.gpu_type:
+        text += f" of type {request.gpu_type!r}"
+    if request.gpu_mem_mib:
+        text += f" with {format_size(request.gpu_mem_mib)}"
+    return text
+
+
+def _what_there_is(view: View, request: Request) -> str:
+    partition = view.rules.partitions[request.partition]
+    kinds: dict[tuple[str, int], int] = {}
+    for slot in view.slots.values():
+        device = slot.device
+        if partition.holds(device.index, device.uuid, device.name):
+            kinds[(device.name, device.total_mib)] = kinds.get((device.name, device.total_mib), 0) + 1
+    listed = ", ".join(f"{n} × {name} with {format_size(mib)}" for (name, mib), n in sorted(kinds.items()))
+    where = f" in partition {request.partition!r}" if len(view.rules.partitions) > 1 else ""
+    return (listed or "no devices") + where
+
+
+def _elements(event: JobSubmitted, state: State) -> tuple[ArrayElement, ...]:
+    if event.array is None:
+        return ()
+    array = parse_array(event.array)
+    indices = array.indices
+    if len(indices) > state.rules.max_array:
+        raise UsageError(f"the array has {len(indices)} elements, the most is {state.rules.max_array}", "split it")
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    return tuple(
+        ArrayElement(0, index, len(indices), indices[0], indices[-1], step, array.limit) for index in indices
+    )
+
+
+def on_submitted(turn: Turn, event: JobSubmitted) -> Submitted:
+    spec, elements = check(turn.state, event)
+    owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
+    turn.put_environment(spec.env_digest, event.environment)
+    first = turn.take_ids(max(1, len(elements)))
+    if spec.cron is not None:
+        spec = replace(spec, begin=event.next_run)
+    hold = Hold(HoldKind.USER, "submitted with --hold") if event.hold else None
+    jobs = []
+    for job_id, element in zip(range(first, turn.state.next_job_id), elements or (None,), strict=True):
+        array = replace(element, array_id=first) if element is not None else None
+        job = Job(job_id, owner, spec, JobState.PENDING, turn.now.wall, array=array, hold=hold)
+        jobs.append(_take_in(turn, job))
+    key = str(first)
+    return Submitted(key, tuple(job.id for job in jobs))
+
+
+def _take_in(turn: Turn, job: Job) -> Job:
+    turn.state.singletons[(job.owner.uid, job.spec.name)].add(job.id)
+    met = evaluate(turn.state, job)
+    job = turn.put_job(replace(job, dependency_met=met is Met.YES))
+    follow(turn.state, job)
+    turn.tell(job, "submitted", f"submitted to QoS {job.spec.qos}", job.owner.user)
+    return job
+
+
+def on_cron(turn: Turn, event: CronFired) -> None:
+    """Submit a copy of a --cron template, unless its last copy is still unfinished, and arm the next."""
+    template = turn.state.jobs.get(event.job_id)
+    if template is None or template.spec.cron is None or template.state is not JobState.PENDING:
+        return
+    if template.spec.begin is None or event.due < template.spec.begin:
+        return  # fired already
+    template = turn.put_job(template, spec=replace(template.spec, begin=event.next_run))
+    if template.hold is not None:
+        turn.tell(template, "skipped", "the run that was due is left out: the job is held")
+        return
+    unfinished = [j for j in turn.state.jobs.values() if j.cron_parent == template.id and not j.state.final]
+    if unfinished:
+        turn.tell(template, "skipped", f"the run that was due is left out: job {unfinished[0].key} is unfinished")
+        return
+    spec = replace(template.spec, cron=None, begin=None)
+    job = Job(
+        turn.take_ids(1), template.owner, spec, JobState.PENDING, turn.now.wall, cron_parent=template.id
+    )
+    job = _take_in(turn, job)
+    turn.tell(template, "fired", f"submitted job {job.key}")

@@ -1,0 +1,206 @@
+"""One turn of the engine: everything that a batch of events changes, collected so that it can be committed as one.
+
+All state changes go through `put_job` and `put_attempt`; they check the table of legal moves and keep the
+view, the dependents and the rows to commit in step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gpusched.model.actions import Action
+from gpusched.model.changes import Changes, StoryLine
+from gpusched.model.clock import Instant
+from gpusched.model.device import Device
+from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
+from gpusched.model.rules import Rules
+from gpusched.model.state import LEGAL_MOVES, JobState
+from gpusched.policy.view import View
+
+
+class IllegalMove(AssertionError):
+    """A bug: a job was moved where the table does not allow. The message holds what led there."""
+
+
+@dataclass(slots=True)
+class State:
+    """All the engine knows. `view` holds the jobs and devices; the rest are indexes and counters."""
+
+    rules: Rules
+    boot_id: str
+    view: View
+    next_job_id: int = 1
+    arrays: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    dependents: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # job id → who waits for it
+    singletons: dict[tuple[int, str], set[int]] = field(default_factory=lambda: defaultdict(set))
+    waiting_for_time: set[int] = field(default_factory=set)  # pending jobs with a begin time to come
+    ended: set[int] = field(default_factory=set)  # final jobs that are still kept, because others need them
+    closing: bool = False  # the service is emptying itself: nothing new starts
+    late: Counter[str] = field(default_factory=Counter)  # messages about attempts that are over, by kind
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        return self.view.jobs
+
+    def attempt(self, key: AttemptKey) -> Attempt | None:
+        """The attempt, if it lives or still holds devices."""
+        live = self.view.live.get(key.job_id)
+        if live is not None and live.number == key.number:
+            return live
+        return self.view.leaving.get(key)
+
+    def elements(self, array_id: int) -> list[Job]:
+        return [self.jobs[i] for i in self.arrays.get(array_id, ()) if i in self.jobs]
+
+
+class Turn:
+    def __init__(self, state: State, now: Instant) -> None:
+        self.state = state
+        self.now = now
+        self.dirty = False  # something that a scheduling decision could depend on has changed
+        self.actions: list[Action] = []
+        self._jobs: dict[int, Job] = {}
+        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._environments: dict[str, Environment] = {}
+        self._story: list[StoryLine] = []
+        self._first_id = state.next_job_id
+        self.ended: list[Job] = []  # jobs that became final in this turn and whose dependents are to be told
+
+    # ---- reading --------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        return self.state.view
+
+    @property
+    def rules(self) -> Rules:
+        return self.state.rules
+
+    # ---- changing -------------------------------------------------------------------------------------------
+
+    def add_job(self, job: Job) -> None:
+        """Take in a job that has just been submitted, or an ended one recalled from the store."""
+        index_job(self.state, job)
+        self.state.view.put_job(job, eligible(job, self.now, self.rules))
+
+    def forget_job(self, job: Job) -> None:
+        """Let go of an ended job; the store keeps it."""
+        self.state.ended.discard(job.id)
+        self.state.view.drop_job(job.id)
+        if job.array is not None:
+            elements = self.state.arrays.get(job.array.array_id, [])
+            elements.remove(job.id)
+            if not elements:
+                self.state.arrays.pop(job.array.array_id, None)
+
+    def put_job(self, job: Job, **changes: Any) -> Job:
+        """Replace fields of a job (or add a new one as it is) and note it for the commit."""
+        old = self.state.jobs.get(job.id)
+        new = replace(job, **changes) if changes else job
+        if old is None:
+            index_job(self.state, new)
+        elif old.state is not new.state:
+            if new.state not in LEGAL_MOVES[old.state]:
+                raise IllegalMove(f"job {new.key}: {old.state} → {new.state} is not a legal move; was {old}, is {new}")
+            if new.state.final:
+                self.ended.append(new)
+                self.state.ended.add(new.id)
+            else:
+                self.state.ended.discard(new.id)
+        ready = eligible(new, self.now, self.rules)
+        if ready and new.eligible_at is None:
+            new = replace(new, eligible_at=self.now.wall)
+        self._track_time(new)
+        self.state.view.put_job(new, ready)
+        self._jobs[new.id] = new
+        self.dirty = True
+        return new
+
+    def put_attempt(self, attempt: Attempt, **changes: Any) -> Attempt:
+        new = replace(attempt, **changes) if changes else attempt
+        self.state.view.put_attempt(new)
+        self._attempts[new.key] = new
+        self.dirty = True
+        return new
+
+    def put_device(self, device: Device) -> None:
+        old = self.state.view.slots.get(device.uuid)
+        if old is None or old.device != device:
+            self.state.view.put_device(device)
+            self.dirty = True
+
+    def put_environment(self, digest: str, environment: Environment) -> None:
+        if digest:
+            self._environments[digest] = environment
+
+    def tell(self, job: Job, kind: str, text: str, by: str = "") -> None:
+        """Add a line to the job's story."""
+        self._story.append(StoryLine(job.id, job.attempt, self.now.wall, kind, text, by))
+
+    def act(self, action: Action) -> None:
+        self.actions.append(action)
+
+    def take_ids(self, count: int) -> int:
+        first = self.state.next_job_id
+        self.state.next_job_id += count
+        return first
+
+    def changes(self) -> Changes:
+        moved = self.state.next_job_id != self._first_id
+        return Changes(
+            jobs=tuple(self._jobs.values()),
+            attempts=tuple(self._attempts.values()),
+            environments=tuple(self._environments.items()),
+            story=tuple(self._story),
+            next_job_id=self.state.next_job_id if moved else None,
+        )
+
+    def _track_time(self, job: Job) -> None:
+        begin = job.spec.begin
+        if job.state is JobState.PENDING and not job.spec.cron and begin is not None and begin > self.now.wall:
+            self.state.waiting_for_time.add(job.id)
+        else:
+            self.state.waiting_for_time.discard(job.id)
+
+
+def eligible(job: Job, now: Instant, rules: Rules) -> bool:
+    """The job waits for nothing but devices (and its array's limit)."""
+    return (
+        job.state is JobState.PENDING
+        and job.hold is None
+        and job.spec.cron is None
+        and job.dependency_met
+        and not job.dependency_failed
+        and (job.spec.begin is None or job.spec.begin <= now.wall)
+        and _partition_allows(rules, job)
+    )
+
+
+def index_job(state: State, job: Job) -> None:
+    if job.array is not None:
+        elements = state.arrays[job.array.array_id]
+        if job.id not in elements:
+            elements.append(job.id)
+            elements.sort()
+    if job.state.final:
+        state.ended.add(job.id)
+    else:
+        state.singletons[(job.owner.uid, job.spec.name)].add(job.id)
+
+
+def _partition_allows(rules: Rules, job: Job) -> bool:
+    partition = rules.partitions.get(job.spec.request.partition)
+    limit = job.spec.time_limit
+    if partition is None:
+        return False
+    return partition.max_time is None or (limit is not None and limit <= partition.max_time)
+
+
+def describe_devices(state: State, shares: tuple[Share, ...]) -> str:
+    """`device 2`, `devices 0,1`, or `no device`, as the story and the answers say it."""
+    if not shares:
+        return "no device (CPU only)"
+    indexes = sorted(state.view.slots[s.uuid].device.index for s in shares if s.uuid in state.view.slots)
+    return f"device{'s' if len(indexes) > 1 else ''} {','.join(map(str, indexes))}"

@@ -1,0 +1,266 @@
+"""Why a job waits: one true reason, as data. `why`, `queue`, `--json` and the tests show the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gpusched.model.dependency import Relation
+from gpusched.model.device import Health
+from gpusched.model.job import HoldKind, Job
+from gpusched.model.state import JobState
+from gpusched.model.units import format_size
+from gpusched.policy.fit import fit, room_for
+from gpusched.policy.preempt import may_leave
+from gpusched.policy.view import Slot, View
+
+
+class Word(StrEnum):
+    """Pending reasons: Slurm's words where it has them, then ours."""
+
+    PRIORITY = "Priority"
+    RESOURCES = "Resources"
+    DEPENDENCY = "Dependency"
+    DEPENDENCY_NEVER = "DependencyNeverSatisfied"
+    BEGIN_TIME = "BeginTime"
+    HELD_USER = "JobHeldUser"
+    HELD_ADMIN = "JobHeldAdmin"
+    HELD_SYSTEM = "JobHeldSystem"
+    ARRAY_LIMIT = "JobArrayTaskLimit"
+    PARTITION_TIME = "PartitionTimeLimit"
+    CRON = "Cron"
+    PREEMPTING = "Preempting"
+    DEVICE_UNAVAILABLE = "DeviceUnavailable"
+    FOREIGN_USE = "ForeignUse"
+    CPU_JOBS = "CpuJobLimit"
+    STARTING = "Starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    word: Word
+    text: str
+    next: str  # what would have to happen
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A waiting job that goes first."""
+
+    job_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceVerdict:
+    uuid: str
+    index: int
+    usable: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class VictimVerdict:
+    job_id: int
+    preemptible: bool
+    text: str
+
+
+def reason(view: View, job: Job, now_wall: float) -> Reason:
+    """The one reason for which a PENDING job does not run at this moment."""
+    return _own_reason(view, job, now_wall) or _device_reason(view, job)
+
+
+def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
+    """Reasons that lie in the job itself."""
+    spec = job.spec
+    if job.hold is not None:
+        word = {HoldKind.USER: Word.HELD_USER, HoldKind.ADMIN: Word.HELD_ADMIN, HoldKind.SYSTEM: Word.HELD_SYSTEM}
+        text = job.hold.reason or "held"
+        return Reason(word[job.hold.kind], text, f"release it: gpusched release {job.key}")
+    if spec.cron is not None:
+        return Reason(Word.CRON, f"submits a copy of itself at {spec.cron!r}", "its next time comes")
+    if job.dependency_failed:
+        return Reason(
+            Word.DEPENDENCY_NEVER,
+            f"its dependency {spec.dependency} can never be met",
+            f"change it (gpusched update {job.key} --dependency '') or cancel the job",
+        )
+    if not job.dependency_met:
+        singleton = spec.dependency is not None and all(
+            c.relation is Relation.SINGLETON for c in spec.dependency.clauses
+        )
+        text = f"an earlier job named {spec.name!r} is unfinished" if singleton else f"waits for {spec.dependency}"
+        return Reason(Word.DEPENDENCY, text, "the jobs it depends on get there")
+    if spec.begin is not None and spec.begin > now_wall:
+        return Reason(Word.BEGIN_TIME, "its begin time has not come", "its begin time comes")
+    if view.array_full(job):
+        limit = job.array.limit if job.array else 0
+        return Reason(Word.ARRAY_LIMIT, f"{limit} elements of its array run already", "one of them ends")
+    partition = view.rules.partitions.get(spec.request.partition)
+    if partition is None:
+        return Reason(
+            Word.DEVICE_UNAVAILABLE,
+            f"partition {spec.request.partition!r} no longer exists",
+            f"move it: gpusched update {job.key} --partition NAME",
+        )
+    if partition.max_time is not None and (spec.time_limit is None or spec.time_limit > partition.max_time):
+        return Reason(
+            Word.PARTITION_TIME,
+            f"its time limit is longer than partition {partition.name!r} allows",
+            f"shorten it: gpusched update {job.key} --time …",
+        )
+    return None
+
+
+def _device_reason(view: View, job: Job) -> Reason:
+    request = job.spec.request
+    if request.gpus == 0:
+        if fit(view, job) is not None:
+            return Reason(Word.STARTING, "it is about to start", "the next scheduling cycle, at once")
+        return Reason(Word.CPU_JOBS, f"{view.cpu_running} CPU-only jobs run already", "one of them ends")
+    if job.earmark:
+        return _preempting(view, job)
+    suitable = view.suitable(request)
+    usable = [slot for slot in suitable if slot.device.usable]
+    if len(usable) < request.gpus:
+        bad = "; ".join(_device_text(view, slot, job) for slot in suitable if not slot.device.usable)
+        what = f"needs {request.gpus} suitable devices, {len(usable)} are usable"
+        return Reason(Word.DEVICE_UNAVAILABLE, f"{what} ({bad})" if bad else what, "a suitable device comes (back)")
+    floor = view.rules.foreign_floor_mib
+    if not request.shared:
+        clean = [slot for slot in usable if slot.device.foreign_mib <= floor]
+        if len(clean) < request.gpus:
+            foreign = [slot for slot in usable if slot.device.foreign_mib > floor]
+            where = ", ".join(f"{s.device.index} ({format_size(s.device.foreign_mib)})" for s in foreign)
+            return Reason(
+                Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end"
+            )
+    open_now = [slot for slot in usable if room_for(slot, request, floor)]
+    kept = sorted({slot.kept_for for slot in open_now if slot.kept_for not in (None, job.id)})
+    first = _first_rival(view, job)
+    if len(open_now) >= request.gpus and (kept or first is not None):
+        whom = kept[0] if kept else (first.id if first else 0)
+        return Reason(
+            Word.PRIORITY, f"free devices are being kept for job {view.jobs[whom].key}", "that job starts"
+        )
+    if len(open_now) >= request.gpus:
+        return Reason(Word.STARTING, "it is about to start", "the next scheduling cycle, at once")
+    need = f"needs {request.gpus} device{'s' if request.gpus > 1 else ''}"
+    if request.gpu_mem_mib:
+        need += f" with {format_size(request.gpu_mem_mib)}{' to share' if request.shared else ''}"
+    free = f"{len(open_now)} of {len(suitable)} free"
+    if first is not None:
+        return Reason(Word.PRIORITY, f"{need}, {free}; job {first.key} is ahead", "the jobs ahead start, and more end")
+    return Reason(Word.RESOURCES, f"{need}, {free}", "running jobs end or give devices back")
+
+
+def _preempting(view: View, job: Job) -> Reason:
+    leaving = sorted(
+        {
+            view.jobs[key.job_id].key if key.job_id in view.jobs else str(key.job_id)
+            for uuid in job.earmark
+            if uuid in view.slots
+            for key in view.slots[uuid].holders
+        }
+    )
+    if not leaving:
+        return Reason(Word.PREEMPTING, "its devices are being checked", "they are seen free")
+    return Reason(Word.PREEMPTING, f"job {', '.join(leaving)} saves and leaves its devices to it", "it has left")
+
+
+def _first_rival(view: View, job: Job) -> Job | None:
+    """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
+    order = view.order(job)
+    uuids = {slot.device.uuid for slot in view.suitable(job.spec.request)}
+    best: Job | None = None
+    for ids in view.buckets.values():
+        head = view.jobs[ids[0]]
+        if head.spec.request.gpus == 0 or view.order(head) >= order or view.array_full(head):
+            continue
+        competes = any(slot.device.uuid in uuids for slot in view.suitable(head.spec.request))
+        if competes and (best is None or view.order(head) < view.order(best)):
+            best = head
+    return best
+
+
+def ahead(view: View, job: Job, most: int = 20) -> tuple[Ahead, ...]:
+    """The waiting jobs that go before this one, first things first."""
+    order = view.order(job)
+    before = sorted((other for other in view.waiting() if view.order(other) < order), key=view.order)
+    return tuple(Ahead(other.id, _ahead_text(view, other, job)) for other in before[:most])
+
+
+def _ahead_text(view: View, other: Job, job: Job) -> str:
+    if other.spec.qos != job.spec.qos:
+        return f"QoS {other.spec.qos} goes before {job.spec.qos}"
+    return "submitted earlier"
+
+
+def devices(view: View, job: Job) -> tuple[DeviceVerdict, ...]:
+    """For every device: could the job have it now, and if not, why not."""
+    verdicts = []
+    for slot in sorted(view.slots.values(), key=lambda s: (s.device.index, s.device.uuid)):
+        text = _device_text(view, slot, job)
+        verdicts.append(DeviceVerdict(slot.device.uuid, slot.device.index, not text, text or "free"))
+    return tuple(verdicts)
+
+
+def _device_text(view: View, slot: Slot, job: Job) -> str:
+    device, request = slot.device, job.spec.request
+    if not view.suits(device, request):
+        return f"not what it asks for ({device.name}, {format_size(device.total_mib)})"
+    if device.health is not Health.OK:
+        return f"device {device.index} {device.health}: {device.fault}".rstrip(": ")
+    if device.drained:
+        return f"drained: {device.drained}"
+    if device.stale:
+        return "its state is unknown: the driver does not answer"
+    if slot.kept_for not in (None, job.id):
+        return f"kept for job {slot.kept_for}"
+    if slot.holders and not (request.shared and room_for(slot, request, 0)):
+        names = ", ".join(str(key.job_id) for key in slot.holders)
+        return f"held by job {names}"
+    if not room_for(slot, request, view.rules.foreign_floor_mib):
+        return f"{format_size(device.foreign_mib)} in use outside gpusched"
+    return ""
+
+
+def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
+    """Every running job: could it be preempted for this one, and why (not)."""
+    verdicts = []
+    for job_id in sorted(view.live):
+        other = view.jobs[job_id]
+        if may_leave(view, other, job):
+            verdicts.append(VictimVerdict(job_id, True, f"QoS {job.spec.qos} may preempt {other.spec.qos}"))
+        elif other.state is JobState.STOPPING and other.stop is not None:
+            verdicts.append(VictimVerdict(job_id, False, f"is leaving already: {other.stop.phrase()}"))
+        else:
+            verdicts.append(VictimVerdict(job_id, False, f"QoS {job.spec.qos} may not preempt {other.spec.qos}"))
+    return tuple(verdicts)
+
+
+def reasons(view: View, jobs: list[Job], now_wall: float) -> dict[int, Reason]:
+    """The reason of each of many waiting jobs. Jobs of one bucket share the look at the devices."""
+    of_head: dict[int, Reason] = {}
+    found: dict[int, Reason] = {}
+    for job in jobs:
+        ids = view.buckets.get(view.bucket(job))
+        if not ids or ids[0] == job.id or job.earmark:
+            found[job.id] = reason(view, job, now_wall)
+            continue
+        own = _own_reason(view, job, now_wall)
+        if own is not None:
+            found[job.id] = own
+            continue
+        head_id = ids[0]
+        if head_id not in of_head:
+            of_head[head_id] = reason(view, view.jobs[head_id], now_wall)
+        found[job.id] = _behind(view.jobs[head_id], of_head[head_id])
+    return found
+
+
+def _behind(head: Job, its: Reason) -> Reason:
+    if its.word is not Word.RESOURCES:
+        return its
+    return Reason(Word.PRIORITY, f"{its.text}; job {head.key} is ahead", "the jobs ahead start, and more end")

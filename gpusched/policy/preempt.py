@@ -1,0 +1,90 @@
+"""Which running jobs would have to leave for a more important one.
+
+After Kueue's preemption (remove candidates in order until the newcomer fits, then give back every one that turns
+out not to be needed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpusched.model.job import Attempt, Job
+from gpusched.model.state import JobState
+from gpusched.policy.fit import fit
+from gpusched.policy.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The devices that the preemptor will get, and the attempts that must leave them."""
+
+    devices: tuple[str, ...]
+    victims: tuple[Attempt, ...]
+
+
+def candidates(view: View, job: Job) -> list[Attempt]:
+    """Attempts that may be asked to leave for `job`, in the order in which they would be taken:
+
+    1. the lowest level first,
+    2. then the youngest attempt (it has the least work to lose),
+    3. then the highest job id.
+    """
+    suitable = {slot.device.uuid for slot in view.suitable(job.spec.request) if slot.kept_for in (None, job.id)}
+    found = [
+        attempt
+        for job_id, attempt in view.live.items()
+        if may_leave(view, view.jobs[job_id], job) and any(share.uuid in suitable for share in attempt.devices)
+    ]
+    found.sort(key=lambda attempt: (view.priority(view.jobs[attempt.job_id]), -attempt.created, -attempt.job_id))
+    return found
+
+
+def may_leave(view: View, victim: Job, job: Job) -> bool:
+    """`victim` runs, is not being stopped already, and is of a level that `job`'s level may preempt."""
+    running = victim.state in (JobState.STARTING, JobState.RUNNING)
+    return running and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
+
+
+def plan_preemption(view: View, job: Job) -> Plan | None:
+    """The smallest set of victims, in the stated order, whose leaving lets `job` start; None if there is none.
+
+    Where the devices of attempts that are leaving anyway will be enough, the plan has no victims: those devices are
+    just promised to the job, so that the next preemptor does not count on them too.
+    """
+    request = job.spec.request
+    level = view.rules.qos.get(job.spec.qos)
+    if request.gpus == 0 or level is None or not level.preempts:
+        return None
+    with view.without(_leaving_anyway(view)):
+        shares = fit(view, job)
+        if shares is not None:
+            return Plan(tuple(share.uuid for share in shares), ())
+        chosen: list[Attempt] = []
+        for attempt in candidates(view, job):
+            chosen.append(attempt)
+            if _fits_without(view, job, chosen):
+                break
+        else:
+            return None
+        for attempt in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
+            rest = [other for other in chosen if other is not attempt]
+            if _fits_without(view, job, rest):
+                chosen = rest
+        with view.without(chosen):
+            shares = fit(view, job)
+    assert shares is not None
+    return Plan(tuple(share.uuid for share in shares), tuple(chosen))
+
+
+def _fits_without(view: View, job: Job, attempts: list[Attempt]) -> bool:
+    with view.without(attempts):
+        return fit(view, job) is not None
+
+
+def _leaving_anyway(view: View) -> list[Attempt]:
+    stopping = [
+        attempt
+        for job_id, attempt in view.live.items()
+        if view.jobs[job_id].state is JobState.STOPPING
+    ]
+    return [*stopping, *view.leaving.values()]

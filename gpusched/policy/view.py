@@ -1,0 +1,201 @@
+"""What the policies see: devices, who holds them, what runs and what waits, kept up to date change by change.
+
+The engine is the only one that puts things in. Policies may take victims out for the length of a `with` block
+(`with view.without(victims):`) to see what would fit; nothing is ever copied whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from gpusched.model.device import Device
+from gpusched.model.job import Attempt, AttemptKey, Job, Request
+from gpusched.model.rules import Rules
+from gpusched.model.state import LIVE
+
+
+@dataclass(slots=True)
+class Slot:
+    """One device with its holders (None: the whole device; a number: that many MiB of it) and who it is kept for."""
+
+    device: Device
+    holders: dict[AttemptKey, int | None] = field(default_factory=dict)
+    kept_for: int | None = None  # the preemptor that victims are leaving it to
+
+    @property
+    def shared_mib(self) -> int:
+        return sum(share or 0 for share in self.holders.values())
+
+    @property
+    def exclusive(self) -> bool:
+        return any(share is None for share in self.holders.values())
+
+
+class Bucket(NamedTuple):
+    """Waiting jobs that are interchangeable for placement: if the first does not fit, none of the others does."""
+
+    yielding: bool
+    qos: str
+    request: Request
+    limited_array: int  # array id if the array has a %limit, else 0
+
+
+class View:
+    """Indexes over the engine's state. Job lists are kept sorted by id: first come, first served within a level."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.jobs: dict[int, Job] = {}
+        self.slots: dict[str, Slot] = {}
+        self.live: dict[int, Attempt] = {}  # job id → its live attempt
+        self.leaving: dict[AttemptKey, Attempt] = {}  # ended, devices not yet seen free
+        self.buckets: dict[Bucket, list[int]] = {}
+        self.claimants: set[int] = set()  # waiting jobs with an earmark
+        self.cpu_running = 0
+        self._array_live: Counter[int] = Counter()
+        self._bucket_of: dict[int, Bucket] = {}
+
+    # ---- what the engine puts in ----------------------------------------------------------------------------
+
+    def put_device(self, device: Device) -> None:
+        slot = self.slots.get(device.uuid)
+        if slot is None:
+            slot = self.slots[device.uuid] = Slot(device)
+            for attempt in (*self.live.values(), *self.leaving.values()):
+                self._hold(attempt, only=device.uuid)
+            for job_id in self.claimants:
+                if device.uuid in self.jobs[job_id].earmark:
+                    slot.kept_for = job_id
+        slot.device = device
+
+    def put_job(self, job: Job, eligible: bool) -> None:
+        """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
+        self._unqueue(job.id)
+        old = self.jobs.get(job.id)
+        if old is not None:
+            self._count(old, -1)
+            self._keep(old, None)
+        self.jobs[job.id] = job
+        self._count(job, +1)
+        if eligible and job.earmark:
+            self.claimants.add(job.id)
+            self._keep(job, job.id)
+        elif eligible:
+            bucket = self.bucket(job)
+            insort(self.buckets.setdefault(bucket, []), job.id)
+            self._bucket_of[job.id] = bucket
+
+    def drop_job(self, job_id: int) -> None:
+        """Forget a job that has ended."""
+        self._unqueue(job_id)
+        self.jobs.pop(job_id, None)
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        for slot in self.slots.values():
+            slot.holders.pop(attempt.key, None)
+        if attempt.live:
+            self.live[attempt.job_id] = attempt
+        elif attempt.job_id in self.live and self.live[attempt.job_id].number == attempt.number:
+            del self.live[attempt.job_id]
+        if not attempt.live and not attempt.released:
+            self.leaving[attempt.key] = attempt
+        else:
+            self.leaving.pop(attempt.key, None)
+        self._hold(attempt)
+
+    # ---- what the policies ask ------------------------------------------------------------------------------
+
+    def priority(self, job: Job) -> int:
+        level = self.rules.qos.get(job.spec.qos)
+        return level.priority if level else 0
+
+    def order(self, job: Job) -> tuple[bool, int, int]:
+        """Scheduling order: jobs that yielded last; then the level; then first come, first served (the id)."""
+        return (job.yielding, -self.priority(job), job.id)
+
+    def bucket(self, job: Job) -> Bucket:
+        limited = job.array.array_id if job.array and job.array.limit else 0
+        return Bucket(job.yielding, job.spec.qos, job.spec.request, limited)
+
+    def waiting(self) -> Iterator[Job]:
+        """All jobs that wait for devices only, in no particular order."""
+        for ids in self.buckets.values():
+            for job_id in ids:
+                yield self.jobs[job_id]
+        for job_id in self.claimants:
+            yield self.jobs[job_id]
+
+    def array_full(self, job: Job) -> bool:
+        """The job's array already runs as many elements as its %limit allows."""
+        array = job.array
+        return bool(array and array.limit and self._array_live[array.array_id] >= array.limit)
+
+    def suits(self, device: Device, request: Request) -> bool:
+        """The device is of the asked kind and in the asked partition, whatever its present state."""
+        partition = self.rules.partitions.get(request.partition)
+        if partition is None or not partition.holds(device.index, device.uuid, device.name):
+            return False
+        if request.gpu_mem_mib is not None and device.total_mib < request.gpu_mem_mib:
+            return False
+        return request.gpu_type is None or _glob(device.name, request.gpu_type)
+
+    def suitable(self, request: Request) -> list[Slot]:
+        return [slot for slot in self.slots.values() if self.suits(slot.device, request)]
+
+    @contextmanager
+    def without(self, attempts: Iterable[Attempt]) -> Iterator[None]:
+        """See the devices as if these attempts had left them."""
+        removed: list[tuple[Slot, AttemptKey, int | None]] = []
+        for attempt in attempts:
+            for share in attempt.held:
+                slot = self.slots.get(share.uuid)
+                if slot is not None and attempt.key in slot.holders:
+                    removed.append((slot, attempt.key, slot.holders.pop(attempt.key)))
+        try:
+            yield
+        finally:
+            for slot, key, mem in removed:
+                slot.holders[key] = mem
+
+    # ---- bookkeeping ----------------------------------------------------------------------------------------
+
+    def _hold(self, attempt: Attempt, only: str | None = None) -> None:
+        for share in attempt.held:
+            if share.uuid in self.slots and only in (None, share.uuid):
+                self.slots[share.uuid].holders[attempt.key] = share.mem_mib
+
+    def _keep(self, job: Job, for_job: int | None) -> None:
+        for uuid in job.earmark:
+            slot = self.slots.get(uuid)
+            if slot is not None and slot.kept_for in (None, job.id):
+                slot.kept_for = for_job
+
+    def _unqueue(self, job_id: int) -> None:
+        self.claimants.discard(job_id)
+        bucket = self._bucket_of.pop(job_id, None)
+        if bucket is None:
+            return
+        ids = self.buckets[bucket]
+        del ids[bisect_left(ids, job_id)]
+        if not ids:
+            del self.buckets[bucket]
+
+    def _count(self, job: Job, by: int) -> None:
+        if job.state not in LIVE:
+            return
+        if job.spec.request.gpus == 0:
+            self.cpu_running += by
+        if job.array is not None:
+            self._array_live[job.array.array_id] += by
+
+
+def _glob(name: str, pattern: str) -> bool:
+    lowered = pattern.lower()
+    # "h100" alone means "a name that contains it": nobody types "NVIDIA H100 80GB HBM3"
+    return fnmatchcase(name.lower(), lowered if any(c in lowered for c in "*?[") else f"*{lowered}*")
