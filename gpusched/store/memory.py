@@ -1,0 +1,139 @@
+"""A store that forgets at the end of the process, with the same rules as the durable one: for simulations and tests.
+
+Both pass the same contract tests. It keeps the engine's own objects, so it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from gpusched.model.changes import Changes, Snapshot, StoryLine
+from gpusched.model.job import Attempt, Environment, Job
+from gpusched.ports import HistoryQuery, StoreError
+from gpusched.store.rows import end_of
+
+
+class MemoryStore:
+    """ports.Store on dictionaries."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._attempts: dict[int, dict[int, Attempt]] = {}  # of job id, by number
+        self._environments: dict[str, Environment] = {}
+        self._story: dict[int, list[StoryLine]] = {}
+        self._next_job_id = 1
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    def commit(self, changes: Sequence[Changes]) -> None:
+        """All of it or nothing. Raises StoreError for an attempt or a line of a job that is not there."""
+        new = {job.id for change in changes for job in change.jobs}
+        for change in changes:
+            for number in (*(a.job_id for a in change.attempts), *(line.job_id for line in change.story)):
+                if number not in self._jobs and number not in new:
+                    raise StoreError(f"job {number} is not there: its attempt or story cannot be kept", "this is a bug")
+        for change in changes:
+            self._apply(change)
+
+    def _apply(self, change: Changes) -> None:
+        for job in change.jobs:
+            self._jobs[job.id] = job
+            self._next_job_id = max(self._next_job_id, job.id + 1)
+        for attempt in change.attempts:
+            self._attempts.setdefault(attempt.job_id, {})[attempt.number] = attempt
+        for digest, environment in change.environments:
+            self._environments.setdefault(digest, dict(environment))
+        for line in change.story:
+            self._story.setdefault(line.job_id, []).append(line)
+        if change.next_job_id is not None:
+            self._next_job_id = max(self._next_job_id, change.next_job_id)
+
+    def check(self) -> None:
+        """Memory can always be written."""
+
+    def trim(self, ended_before: float) -> int:
+        """Forget jobs that ended before this wall time, except those that load() gives back."""
+        needed = self._needed()
+        gone = []
+        for job in self._jobs.values():
+            end = end_of(job)
+            if end is not None and end < ended_before and job.id not in needed:
+                gone.append(job.id)
+        for number in gone:
+            del self._jobs[number]
+            self._attempts.pop(number, None)
+            self._story.pop(number, None)
+        used = {job.spec.env_digest for job in self._jobs.values()}
+        self._environments = {digest: env for digest, env in self._environments.items() if digest in used}
+        return len(gone)
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    def load(self) -> Snapshot:
+        needed = self._needed()
+        jobs = [job for job in self._jobs.values() if not job.state.final or job.id in needed]
+        attempts: dict[tuple[int, int], Attempt] = {}
+        for number, of_job in self._attempts.items():
+            latest = max(of_job)
+            unfinished = not self._jobs[number].state.final
+            for attempt in of_job.values():
+                if not attempt.released or (unfinished and attempt.number == latest):
+                    attempts[attempt.key] = attempt
+        return Snapshot(
+            jobs=tuple(sorted(jobs, key=lambda job: job.id)),
+            attempts=tuple(attempts[key] for key in sorted(attempts)),
+            next_job_id=self._next_job_id,
+        )
+
+    def _needed(self) -> set[int]:
+        """Ids of ended jobs that must be known all the same, because the engine refers to them."""
+        named = {a.job_id for of_job in self._attempts.values() for a in of_job.values() if not a.released}
+        for job in self._jobs.values():
+            if job.state.final:
+                continue
+            if job.array is not None:
+                named.add(job.array.array_id)
+            if job.spec.dependency is not None:
+                named.update(int(key.partition("_")[0]) for key in job.spec.dependency.keys)
+        return {
+            job.id
+            for job in self._jobs.values()
+            if job.state.final and (job.id in named or (job.array is not None and job.array.array_id in named))
+        }
+
+    def environment(self, digest: str) -> Environment:
+        return self._environments[digest]
+
+    def job(self, job_id: int) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def array(self, array_id: int) -> tuple[Job, ...]:
+        found = [(job.array.index, job.id, job) for job in self._jobs.values() if job.array is not None]
+        return tuple(job for _, _, job in sorted(found) if job.array is not None and job.array.array_id == array_id)
+
+    def attempts(self, job_id: int) -> tuple[Attempt, ...]:
+        of_job = self._attempts.get(job_id, {})
+        return tuple(of_job[number] for number in sorted(of_job))
+
+    def story(self, job_id: int) -> tuple[StoryLine, ...]:
+        return tuple(self._story.get(job_id, ()))
+
+    def history(self, query: HistoryQuery) -> tuple[tuple[Job, tuple[Attempt, ...]], ...]:
+        found = [(end, job.id, job) for job in self._jobs.values() if (end := end_of(job)) is not None]
+        asked = [job for end, _, job in sorted(found, reverse=True) if _matches(job, end, query)]
+        return tuple((job, self.attempts(job.id)) for job in asked[: max(0, query.limit)])
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+def _matches(job: Job, end: float, query: HistoryQuery) -> bool:
+    return (
+        (query.since is None or end >= query.since)
+        and (query.until is None or end <= query.until)
+        and (not query.users or job.owner.user in query.users)
+        and (not query.states or job.state in query.states)
+        and (not query.ids or job.id in query.ids)
+        and (not query.names or any(fnmatchcase(job.spec.name, name) for name in query.names))
+    )

@@ -1,0 +1,56 @@
+-- The first schema. It never changes: a later version adds a file, and schema.sql shows the sum.
+
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE environment (
+    digest TEXT PRIMARY KEY,
+    env    TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE job (
+    id           INTEGER PRIMARY KEY,
+    state        TEXT NOT NULL,
+    user         TEXT NOT NULL,
+    uid          INTEGER NOT NULL,
+    name         TEXT NOT NULL,
+    qos          TEXT NOT NULL,
+    array_id     INTEGER,
+    array_index  INTEGER,
+    submitted_at REAL NOT NULL,
+    ended_at     REAL,
+    env_digest   TEXT NOT NULL,
+    spec         TEXT NOT NULL,
+    job          TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX job_open ON job (id) WHERE ended_at IS NULL;
+CREATE INDEX job_ended ON job (ended_at, id) WHERE ended_at IS NOT NULL;
+CREATE INDEX job_array ON job (array_id, array_index) WHERE array_id IS NOT NULL;
+CREATE INDEX job_environment ON job (env_digest);
+
+CREATE TABLE attempt (
+    job_id     INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    number     INTEGER NOT NULL,
+    released   INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    ended_at   REAL,
+    attempt    TEXT NOT NULL,
+    PRIMARY KEY (job_id, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX attempt_held ON attempt (job_id, number) WHERE released = 0;
+
+CREATE TABLE story (
+    line    INTEGER PRIMARY KEY,
+    job_id  INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    attempt INTEGER NOT NULL,
+    at      REAL NOT NULL,
+    kind    TEXT NOT NULL,
+    text    TEXT NOT NULL,
+    by      TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX story_of_job ON story (job_id, line);
