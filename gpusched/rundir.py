@@ -7,7 +7,8 @@ control directory  belongs to the daemon's uid; no user can write there
                     {"attempt": "42-1", "argv", "env", "cwd", "output", "error", "job_dir", "umask", "banner",
                     "mark": value of ENV_MARK, "doorbell": path of the daemon's datagram socket}
     attempt.json    the claim, created once (link(2), which fails if it exists): the supervisor's
-                    {"supervisor", "boot_id", "pid", ...} or the daemon's {"revoked": true}
+                    {"supervisor": pid, "boot_id", "claimed_at", "mark"} or the daemon's
+                    {"revoked": true, "boot_id", "claimed_at"}
     lock            flock held by the supervisor while it lives
     ask.json        daemon → supervisor: {"seq", "what": "save"|"stop"|"kill", "cause", "deadline", "signal"};
                     seq grows; `deadline` is on the boot clock (CLOCK_BOOTTIME) or null
@@ -86,8 +87,8 @@ def sync_directory(directory: str) -> None:
         os.close(fd)
 
 
-def write_json(path: str, value: Dict[str, Any], durable: bool = True) -> None:
-    write_atomic(path, json.dumps(value, separators=(",", ":")).encode(), durable=durable)
+def write_json(path: str, value: Dict[str, Any], durable: bool = True, mode: int = 0o644) -> None:
+    write_atomic(path, json.dumps(value, separators=(",", ":")).encode(), durable=durable, mode=mode)
 
 
 def read_json(path: str, limit: int = 1 << 20) -> Optional[Dict[str, Any]]:
