@@ -64,6 +64,9 @@ class Store(Protocol):
     def history(self, query: HistoryQuery) -> tuple[tuple[Job, tuple[Attempt, ...]], ...]:
         """Ended jobs, the latest end first."""
 
+    def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
+        """Keys of the latest submits of a user, newest first; an array counts once."""
+
     def trim(self, ended_before: float) -> int:
         """Forget jobs that ended before this wall time. Returns how many."""
 
@@ -113,6 +116,7 @@ class Observation:
     alive: bool = False  # a supervisor holds the lock
     boot_id: str | None = None  # the boot in which it was claimed
     supervisor_pid: int | None = None
+    mark: str | None = None  # the value of rundir.ENV_MARK in the environment of its processes
     pid: int | None = None  # the job's main process; None: not exec'd yet
     watching: bool = False
     saved: Saved | None = None

@@ -55,6 +55,7 @@ class Occupancy:
 
     reading: DeviceReading
     own: tuple[tuple[int, int], ...] = ()  # (job id, attempt number) of attempts with processes there
+    own_mib: tuple[tuple[tuple[int, int], int], ...] = ()  # the same with the memory that they use there
     foreign_mib: int = 0  # memory held by processes that gpusched did not start
     foreign_pids: tuple[int, ...] = ()
     residual_mib: int = 0  # memory in use that no visible process explains

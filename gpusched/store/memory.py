@@ -124,6 +124,11 @@ class MemoryStore:
         asked = [job for end, _, job in sorted(found, reverse=True) if _matches(job, end, query)]
         return tuple((job, self.attempts(job.id)) for job in asked[: max(0, query.limit)])
 
+    def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
+        own = (job for job in self._jobs.values() if job.owner.uid == uid)
+        first = sorted((job.id for job in own if job.array is None or job.array.array_id == job.id), reverse=True)
+        return tuple(str(job_id) for job_id in first[:limit])
+
     def close(self) -> None:
         """Nothing to let go."""
 

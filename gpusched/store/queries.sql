@@ -128,3 +128,7 @@ DELETE FROM job WHERE id = ?;
 DELETE FROM environment WHERE digest IN (
     SELECT digest FROM environment WHERE digest NOT IN (SELECT env_digest FROM job) LIMIT ?
 );
+
+-- name: recent_keys
+-- The latest submits of a user, newest first; of an array only its first element.
+SELECT id FROM job WHERE uid = ? AND (array_id IS NULL OR array_id = id) ORDER BY id DESC LIMIT ?;

@@ -212,6 +212,9 @@ class SqliteStore:
             of_job[row[0]].append(rows.attempt_of_row(row, memo))
         return tuple((job, tuple(of_job[job.id])) for job in jobs)
 
+    def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
+        return tuple(str(row[0]) for row in self._all("recent_keys", uid, limit))
+
     def _all(self, query: str, *parameters: Any) -> list[Any]:
         return self._fetch(self._q[query], parameters)
 

@@ -1,0 +1,126 @@
+"""The body of a submit: every field checked before the engine sees it. Unknown fields are refused."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gpusched.model.dependency import parse_dependency
+from gpusched.model.digest import digest_of
+from gpusched.model.environment import check_exec_limits, strip_scheduler_variables
+from gpusched.model.errors import UsageError
+from gpusched.model.job import JobSpec, Request, Source
+from gpusched.model.patterns import expand
+from gpusched.model.rules import Rules
+
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+Wall = Annotated[float, Field(ge=0, le=2**40, allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class SourceBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    script: Text | None = None
+    script_sha256: Text | None = None
+    git_commit: Text | None = None
+    git_dirty: bool = False
+
+
+class Submission(BaseModel):
+    """See docs/api.md. Times in seconds, memory in MiB."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: list[str]
+    cwd: Text
+    env: dict[str, str] = {}
+    name: Name | None = None
+    gpus: Annotated[int, Field(ge=0, le=4096)] = 1
+    gpu_mem_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    shared: bool = False
+    gpu_type: Name | None = None
+    partition: Name | None = None
+    qos: Name | None = None
+    account: Annotated[str, Field(max_length=128)] = ""
+    time_limit: Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)] | None = None
+    warn: Seconds = 0.0
+    begin: Wall | None = None
+    cron: Name | None = None
+    dependency: Annotated[str, Field(max_length=65536)] | None = None
+    cancel_on_bad_dependency: bool = True
+    array: Annotated[str, Field(max_length=65536)] | None = None
+    output: Text | None = None
+    error: Text | None = None
+    requeue: bool = True
+    max_requeues: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    grace: Seconds | None = None
+    signal: int = int(signals.SIGTERM)
+    checkpoint_dir: Text | None = None
+    umask: Annotated[int, Field(ge=0, le=0o777)] = 0o022
+    hold: bool = False
+    comment: Annotated[str, Field(max_length=1024)] = ""
+    source: SourceBody = SourceBody()
+
+
+def read_submission(body: Any) -> Submission:
+    """Raises UsageError that names the field and what is wrong with it."""
+    try:
+        return Submission.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        if first["type"] == "extra_forbidden":
+            names = ", ".join(sorted(Submission.model_fields))
+            raise UsageError(f"unknown field {where!r}", f"known: {names}") from None
+        raise UsageError(f"{where}: {first['msg']}", "see docs/api.md for what it takes") from None
+
+
+def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
+    """The job's spec and its environment. Raises UsageError for what could never run."""
+    environment = strip_scheduler_variables(body.env)
+    check_exec_limits(body.command, environment)
+    if not os.path.isabs(body.cwd):
+        raise UsageError(f"the working directory {body.cwd!r} is not absolute", "send an absolute path")
+    if body.signal not in {int(s) for s in signals.valid_signals()} - {signals.SIGKILL, signals.SIGSTOP}:
+        raise UsageError(f"signal {body.signal} cannot be sent as a request", "for example TERM, USR1 or INT")
+    name = body.name or os.path.basename(body.source.script or body.command[0])[:128] or "job"
+    if any(not c.isprintable() for c in name):
+        raise UsageError("the job's name contains characters that cannot be printed", "choose another: --name")
+    output = body.output or ("gpusched-%A_%a.out" if body.array else "gpusched-%j.out")
+    for pattern in (output, body.error):
+        if pattern is not None:
+            expand(pattern, job_id=1, array_id=1, array_index=1, name=name, user="x", restart=0)
+    request = Request(
+        body.gpus, body.gpu_mem_mib, body.shared, body.gpu_type, body.partition or rules.default_partition
+    )
+    source = body.source
+    spec = JobSpec(
+        command=tuple(body.command),
+        cwd=body.cwd,
+        name=name,
+        request=request,
+        qos=body.qos or rules.default_qos,
+        account=body.account,
+        env_digest=digest_of(environment),
+        time_limit=body.time_limit,
+        warn=body.warn,
+        begin=body.begin,
+        cron=body.cron,
+        dependency=parse_dependency(body.dependency) if body.dependency else None,
+        cancel_on_bad_dependency=body.cancel_on_bad_dependency,
+        output=output,
+        error=body.error,
+        requeue=body.requeue,
+        max_requeues=body.max_requeues,
+        grace=body.grace,
+        signal=body.signal,
+        checkpoint_dir=body.checkpoint_dir,
+        umask=body.umask,
+        comment=body.comment,
+        source=Source(source.script, source.script_sha256, source.git_commit, source.git_dirty),
+    )
+    return spec, environment

@@ -1,0 +1,186 @@
+"""The heart of the daemon: take what waits in the inbox, handle it, commit it, answer, then act.
+
+One batch:
+1. all events that wait are handled by the engine, in order, followed by one scheduling cycle;
+2. the changes are committed in one transaction, in the writer thread: what arrives meanwhile is the next batch,
+   so that everyone who waits shares one fsync;
+3. only then are the callers answered and the actions performed.
+
+If the commit fails, or the engine raises, nothing of the batch is answered or performed: the engine's state is thrown
+away and rebuilt from the database, the world is observed anew, and the daemon is degraded until a write succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from gpusched.engine.engine import Engine
+from gpusched.model.actions import Action
+from gpusched.model.changes import Answer, Reply, Step
+from gpusched.model.errors import Degraded, GpuschedError
+from gpusched.model.events import Event, JobSubmitted, Woke
+from gpusched.ports import Clock, Store, StoreError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+RETRY = 2.0  # seconds between attempts to leave the degraded mode
+
+
+class Loop:
+    """Owns the engine, the inbox and the writer thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        fresh_engine: Callable[[], Engine],
+        perform: Callable[[Sequence[Action]], None],
+        observe: Callable[[Engine], Awaitable[Sequence[Event]]],
+    ) -> None:
+        """fresh_engine: an engine that knows the rules. observe: devices, and what became of every attempt of an engine."""
+        self.store = store
+        self.clock = clock
+        self.engine = fresh_engine()
+        self.degraded: str | None = None
+        self.on_step: list[Callable[[Step], None]] = []
+        self._fresh_engine = fresh_engine
+        self._perform = perform
+        self._observe = observe
+        self._inbox: list[tuple[Event, asyncio.Future[Reply] | None]] = []
+        self._arrived = asyncio.Event()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="gpusched-writer")
+        self._timer: asyncio.TimerHandle | None = None
+        self.cycles = 0
+
+    # ---- for everybody --------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox."""
+        self._inbox.append((event, None))
+        self._arrived.set()
+
+    async def ask(self, event: Event) -> Any:
+        """Put a request into the inbox and wait until it is durable. Raises the error that the engine replies."""
+        if self.degraded and isinstance(event, JobSubmitted):
+            raise Degraded(f"no new jobs are taken: {self.degraded}", "see: gpusched doctor")
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._inbox.append((event, answer))
+        self._arrived.set()
+        reply = await answer
+        if isinstance(reply, GpuschedError):
+            raise reply
+        return reply
+
+    async def read(self, query: Callable[[], T]) -> T:
+        """Run a query of the store in the writer thread. Raises Degraded when the store cannot answer."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, query)
+        except StoreError as error:
+            raise Degraded(error.message, error.hint) from None
+
+    # ---- the loop -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Rebuild the engine from the store and the world. Raises StoreError if the store cannot be read."""
+        await self._rebuild()
+
+    async def run(self) -> None:
+        """Handle batches for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            batch, self._inbox = self._inbox, []
+            if batch:
+                await self.turn(batch)
+
+    async def turn(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]]) -> None:
+        """One batch, from handling to acting."""
+        self.cycles += 1
+        try:
+            step = self.engine.handle([event for event, _ in batch], self.clock.now())
+            if step.changes:
+                await self._commit(step)
+        except StoreError as error:
+            await self._fail(batch, error.message, error.hint)
+            return
+        except Exception as error:
+            log.exception("the engine failed on %s", [type(event).__name__ for event, _ in batch])
+            await self._fail(batch, f"internal error: {error}", "please report it, with the daemon's log")
+            return
+        for (_, answer), reply in zip(batch, step.replies, strict=True):
+            if answer is not None and not answer.done():
+                answer.set_result(reply)
+        self._perform(step.actions)
+        self._arm(step)
+        for listener in self.on_step:
+            listener(step)
+
+    async def _commit(self, step: Step) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.store.commit, [step.changes])
+
+    def _arm(self, step: Step) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if step.wake_boot is not None:
+            delay = max(0.0, step.wake_boot - self.clock.now().boot) + 0.001
+            self._timer = asyncio.get_running_loop().call_later(delay, self.post, Woke())
+
+    async def _fail(
+        self, batch: list[tuple[Event, asyncio.Future[Reply] | None]], message: str, hint: str
+    ) -> None:
+        log.error("nothing of this batch was recorded: %s (%s)", message, hint)
+        for _, answer in batch:
+            if answer is not None and not answer.done():
+                answer.set_result(Degraded(f"it was not recorded: {message}", hint or "see: gpusched doctor"))
+        self.degraded = message
+        while True:
+            try:
+                await self._rebuild()
+                break
+            except StoreError as error:
+                self.degraded = error.message
+                log.error("the database cannot be read: %s", error.message)
+                await asyncio.sleep(RETRY)
+        asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+
+    def _try_to_recover(self) -> None:
+        asyncio.get_running_loop().create_task(self.recover())
+
+    async def recover(self) -> None:
+        """Leave the degraded mode if the store takes a write again, else try later."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.store.check)
+        except StoreError as error:
+            self.degraded = error.message
+            asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+            return
+        log.warning("the database takes writes again")
+        self.degraded = None
+
+    async def _rebuild(self) -> None:
+        """State from the database, then what the world shows, through the one door."""
+        snapshot = await asyncio.get_running_loop().run_in_executor(self._writer, self.store.load)
+        engine = self._fresh_engine()
+        engine.restore(snapshot, self.clock.now())
+        self.engine = engine
+        for event in await self._observe(engine):
+            self.post(event)
+
+    async def close(self) -> None:
+        """Finish what is in the writer thread and let go of the store."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.store.close)
+        self._writer.shutdown()
+
+
+def raise_first_error(answers: tuple[Answer, ...]) -> None:
+    """For requests about one job: its error, raised."""
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error

@@ -1,0 +1,169 @@
+"""Performs the engine's actions. Each is safe to repeat; none of them blocks the loop for long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from gpusched.daemon.loop import Loop
+from gpusched.daemon.places import Places, output_path
+from gpusched.daemon.sampling import Sampler
+from gpusched.daemon.watch import Watcher
+from gpusched.launch.environ import job_environment
+from gpusched.model.actions import Action, Ask, Forget, Kill, Launch, LookAgain
+from gpusched.model.events import AttemptExited
+from gpusched.model.job import AttemptKey, Environment, Job
+from gpusched.model.state import Outcome, OutcomeKind
+from gpusched.ports import LaunchError, Launcher, LaunchOrder
+
+log = logging.getLogger(__name__)
+KEEP_ENVIRONMENTS = 32
+
+
+class Performer:
+    def __init__(self, loop: Loop, launcher: Launcher, watcher: Watcher, sampler: Sampler, places: Places) -> None:
+        self._loop = loop
+        self._launcher = launcher
+        self._watcher = watcher
+        self._sampler = sampler
+        self._places = places
+        self._starting: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._environments: OrderedDict[str, Environment] = OrderedDict()
+
+    def __call__(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Launch():
+                    self._starting[action.attempt] = asyncio.get_running_loop().create_task(self._launch(action))
+                case Ask():
+                    self._after_start(action.attempt, lambda ask=action: self._ask(ask))  # type: ignore[misc]
+                case Kill(key):
+                    self._after_start(key, lambda key=key: self._launcher.kill(key))  # type: ignore[misc]
+                case LookAgain():
+                    self._sampler.look_again_soon()
+                case Forget(key):
+                    self._after_start(key, lambda key=key: self._watcher.forget(key))  # type: ignore[misc]
+                case _:
+                    assert_never(action)
+
+    def _ask(self, ask: Ask) -> None:
+        self._launcher.ask(ask.attempt, ask.what, cause=ask.cause, deadline=ask.deadline, signal=ask.signal)
+
+    def _after_start(self, key: AttemptKey, act: Callable[[], None]) -> None:
+        """Act now, or as soon as the start of this attempt that is under way has been handed over."""
+        starting = self._starting.get(key)
+        if starting is None:
+            self._guarded(key, act)
+        else:
+            starting.add_done_callback(lambda _: self._guarded(key, act))
+
+    def _guarded(self, key: AttemptKey, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:
+            log.error("attempt %s: %s", key, error)
+
+    async def _launch(self, action: Launch) -> None:
+        key = action.attempt
+        try:
+            await self._start(action)
+        except (LaunchError, OSError) as error:
+            log.error("attempt %s could not be started: %s", key, error)
+            if self._launcher.revoke(key):
+                outcome = Outcome(OutcomeKind.NEVER_STARTED, text=str(error))
+                self._loop.post(AttemptExited(key, outcome))
+                return
+        except Exception:
+            log.exception("launching attempt %s failed", key)
+        finally:
+            self._starting.pop(key, None)
+        attempt = self._loop.engine.state.attempt(key)
+        if attempt is not None and attempt.live:
+            self._watcher.follow(attempt)
+
+    async def _start(self, action: Launch) -> None:
+        job, key = action.job, action.attempt
+        environment = await self._environment(job.spec.env_digest)
+        job_dir, checkpoint_dir = self._places.job_dir(key), self._places.checkpoint_dir(job)
+        job_dir.mkdir(parents=True, exist_ok=True)
+        _make_checkpoint_dir(str(checkpoint_dir))
+        view = self._loop.engine.view
+        devices = [
+            (view.slots[share.uuid].device.index if share.uuid in view.slots else -1, share.uuid)
+            for share in action.devices
+        ]
+        env = job_environment(
+            job,
+            key.number,
+            devices,
+            environment,
+            job_dir=str(job_dir),
+            checkpoint_dir=str(checkpoint_dir),
+            master_port=_free_port() if len(devices) > 1 else None,
+            resume=_has_checkpoint(str(checkpoint_dir)),
+            started_at=self._loop.clock.now().wall,
+            submit_dir=job.spec.cwd,
+        )
+        output = output_path(job, job.spec.output)
+        assert output is not None
+        order = LaunchOrder(
+            key,
+            job.spec.command,
+            env,
+            job.spec.cwd,
+            output,
+            output_path(job, job.spec.error),
+            str(job_dir),
+            umask=job.spec.umask,
+            banner=_banner(job, key),
+        )
+        await self._launcher.start(order)
+
+    async def _environment(self, digest: str) -> Environment:
+        known = self._environments.get(digest)
+        if known is None:
+            known = await self._loop.read(lambda: self._loop.store.environment(digest))
+            self._environments[digest] = known
+            while len(self._environments) > KEEP_ENVIRONMENTS:
+                self._environments.popitem(last=False)
+        return known
+
+    def remember_environment(self, digest: str, environment: Environment) -> None:
+        """Spare the launch that follows a submit the look into the store."""
+        self._environments[digest] = environment
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+
+
+def _banner(job: Job, key: AttemptKey) -> str:
+    """The divider between the attempts of one job in its output file. The first attempt's output stays as it is."""
+    if key.number == 1:
+        return ""
+    return f"---- gpusched: job {job.key}, attempt {key.number} ----"
+
+
+def _make_checkpoint_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        log.warning("checkpoint directory %s: %s", path, error.strerror)  # the job will say so itself
+
+
+def _has_checkpoint(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

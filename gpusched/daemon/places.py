@@ -1,0 +1,69 @@
+"""Where the daemon keeps things below its state directory, and where a job's files go."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpusched.model.job import AttemptKey, Job
+from gpusched.model.patterns import expand
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    state: Path
+
+    @property
+    def database(self) -> Path:
+        return self.state / "gpusched.sqlite"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "daemon.lock"
+
+    @property
+    def socket(self) -> Path:
+        return self.state / "gpusched.sock"
+
+    @property
+    def doorbell(self) -> Path:
+        return self.state / "doorbell.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "daemon.log"
+
+    @property
+    def control(self) -> Path:
+        """One control directory per attempt. Not on a tmpfs: those of user sessions are emptied at logout."""
+        return self.state / "attempts"
+
+    def job_dir(self, attempt: AttemptKey) -> Path:
+        return self.state / "jobs" / str(attempt.job_id) / str(attempt.number)
+
+    def job_root(self, job_id: int) -> Path:
+        return self.state / "jobs" / str(job_id)
+
+    def checkpoint_dir(self, job: Job) -> Path:
+        """The job's own, stable over its attempts, unless it chose one."""
+        if job.spec.checkpoint_dir:
+            return Path(os.path.join(job.spec.cwd, job.spec.checkpoint_dir))
+        return self.state / "checkpoints" / str(job.id)
+
+
+def output_path(job: Job, pattern: str | None) -> str | None:
+    """The absolute path of an output file, from its pattern."""
+    if pattern is None:
+        return None
+    array = job.array
+    name = expand(
+        pattern,
+        job_id=job.id,
+        array_id=array.array_id if array else job.id,
+        array_index=array.index if array else 0,
+        name=job.spec.name,
+        user=job.owner.user,
+        restart=job.restarts,
+    )
+    return os.path.join(job.spec.cwd, name)

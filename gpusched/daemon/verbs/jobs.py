@@ -1,0 +1,199 @@
+"""queue, show, why, wait, history: what people want to know about jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from fnmatch import fnmatchcase
+from typing import Any
+
+from gpusched.api.server import Call
+from gpusched.daemon.service import Service, read_key
+from gpusched.daemon.views import attempt_view, story_view
+from gpusched.model.errors import NotFound, UsageError, known
+from gpusched.model.job import Attempt, Job
+from gpusched.model.state import JobState
+from gpusched.policy import explain
+from gpusched.ports import HistoryQuery
+
+LONGEST_WAIT = 60.0
+
+
+def _words(call: Call, name: str) -> tuple[str, ...]:
+    return tuple(word for word in call.query.get(name, "").split(",") if word)
+
+
+def _states(call: Call) -> frozenset[JobState]:
+    """States by name or by short code. Raises UsageError listing them."""
+    by_word = {str(state): state for state in JobState} | {state.code: state for state in JobState}
+    chosen = set()
+    for word in _words(call, "state"):
+        if word.upper() not in by_word:
+            raise known("state", word, [f"{state} ({state.code})" for state in JobState])
+        chosen.add(by_word[word.upper()])
+    return frozenset(chosen)
+
+
+def _number(call: Call, name: str, default: float | None = None) -> float | None:
+    text = call.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < 1e12:
+        raise UsageError(f"{name}={text!r} is not a number")
+    return value
+
+
+async def queue(service: Service, call: Call) -> dict[str, Any]:
+    states, users, names = _states(call), _words(call, "user"), _words(call, "name")
+    keys = _words(call, "jobs")
+    jobs: list[Job] = []
+    attempts: dict[int, Attempt] = {}
+    if keys:
+        for key in dict.fromkeys(keys):
+            found, theirs = await service.find(key)
+            if not found:
+                raise NotFound(f"there is no job {key}", "see: gpusched queue --all")
+            jobs += found
+            attempts |= theirs
+    else:
+        jobs = [job for job in service.loop.engine.state.jobs.values() if not job.state.final]
+        if call.query.get("all") or any(state.final for state in states):
+            ended = await _history(service, HistoryQuery(limit=10_000))
+            jobs += [job for job, _ in ended]
+            attempts |= {job.id: max(a, key=lambda x: x.number) for job, a in ended if a}
+    chosen = [
+        job
+        for job in {job.id: job for job in jobs}.values()
+        if (not states or job.state in states)
+        and (not users or job.owner.user in users or str(job.owner.uid) in users)
+        and (not names or any(fnmatchcase(job.spec.name, name) for name in names))
+    ]
+    view = service.loop.engine.view
+    chosen.sort(key=lambda job: _display_order(job, view.order(job)))
+    return {"jobs": service.view_many(chosen, attempts)}
+
+
+def _display_order(job: Job, order: tuple[bool, int, int]) -> tuple[Any, ...]:
+    """Running first, then waiting in scheduling order, then the ended, latest first."""
+    if job.state.live:
+        return (0, job.id)
+    if job.state is JobState.PENDING:
+        return (1, *order)
+    return (2, -(job.ended_at or 0.0), job.id)
+
+
+async def _one(service: Service, call: Call) -> tuple[list[Job], dict[int, Attempt], bool]:
+    """The jobs named in the path, and whether a whole array is meant. Raises NotFound."""
+    key = call.path["job"]
+    jobs, attempts = await service.find(key)
+    if not jobs:
+        raise NotFound(f"there is no job {key}", "see: gpusched queue --all")
+    return jobs, attempts, jobs[0].array is not None and read_key(key)[1] is None
+
+
+async def show(service: Service, call: Call) -> dict[str, Any]:
+    jobs, attempts, whole_array = await _one(service, call)
+    if whole_array:
+        return {"array": call.path["job"], "elements": service.view_many(jobs, attempts)}
+    job = jobs[0]
+    story = await service.loop.read(lambda: service.loop.store.story(job.id))
+    tries = await service.loop.read(lambda: service.loop.store.attempts(job.id))
+    now = service.loop.clock.now()
+    view = service.loop.engine.view
+    shown = service.view_many([job], attempts)[0]
+    shown["story"] = story_view(story)
+    shown["attempts"] = [attempt_view(attempt, view, now) for attempt in tries]
+    shown["gpu_seconds"] = sum(a["gpu_seconds"] for a in shown["attempts"])
+    source = job.spec.source
+    shown["source"] = {
+        "script": source.script,
+        "script_sha256": source.script_sha256,
+        "git_commit": source.git_commit,
+        "git_dirty": source.git_dirty,
+    }
+    return shown
+
+
+async def why(service: Service, call: Call) -> dict[str, Any]:
+    jobs, attempts, _ = await _one(service, call)
+    job = next((j for j in jobs if j.state is JobState.PENDING), jobs[0])
+    engine, view = service.loop.engine, service.loop.engine.view
+    if job.state is not JobState.PENDING:
+        shown = service.view_many([job], attempts)[0]
+        text = shown["reason_text"] or f"it is {job.state}"
+        return {
+            "job": job.key, "state": str(job.state), "reason": shown["reason"], "text": text, "next": "",
+            "ahead": [], "devices": [], "victims": [],
+        }
+    found = explain.reason(view, job, service.loop.clock.now().wall)
+    jobs_by_id = engine.state.jobs
+    return {
+        "job": job.key,
+        "state": str(job.state),
+        "reason": str(found.word),
+        "text": found.text,
+        "next": found.next,
+        "ahead": [
+            {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
+            for a in explain.ahead(view, job)
+            for o in [jobs_by_id[a.job_id]]
+        ],
+        "devices": [
+            {"index": d.index, "uuid": d.uuid, "usable": d.usable, "text": d.text} for d in explain.devices(view, job)
+        ],
+        "victims": [
+            {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "preemptible": v.preemptible, "text": v.text}
+            for v in explain.victims(view, job)
+            for o in [jobs_by_id[v.job_id]]
+        ],
+    }
+
+
+async def wait(service: Service, call: Call) -> dict[str, Any]:
+    """Answer as soon as the job (every element of the array) has ended, or after the timeout."""
+    patience = min(_number(call, "timeout", 30.0) or 0.0, LONGEST_WAIT)
+    try:
+        async with asyncio.timeout(patience):
+            while True:
+                async with service.moved:
+                    jobs, attempts, whole_array = await _one(service, call)
+                    if all(job.state.final for job in jobs):
+                        break
+                    await service.moved.wait()
+    except TimeoutError:
+        jobs, attempts, whole_array = await _one(service, call)
+    shown = service.view_many(jobs, attempts)
+    return {"elements": shown} if whole_array else shown[0]
+
+
+async def history(service: Service, call: Call) -> dict[str, Any]:
+    limit = int(_number(call, "limit", 1000.0) or 0)
+    ids: list[int] = []
+    for key in _words(call, "jobs"):
+        ids += [job.id for job in (await service.find(key))[0]]
+    if _words(call, "jobs") and not ids:
+        return {"jobs": []}
+    query = HistoryQuery(
+        users=_words(call, "user"),
+        states=tuple(str(state) for state in _states(call)),
+        names=_words(call, "name"),
+        ids=tuple(ids),
+        since=_number(call, "since"),
+        until=_number(call, "until"),
+        limit=max(1, min(limit, 100_000)),
+    )
+    found = await _history(service, query)
+    attempts = {job.id: max(a, key=lambda x: x.number) for job, a in found if a}
+    shown = service.view_many([job for job, _ in found], attempts)
+    now = service.loop.clock.now()
+    view = service.loop.engine.view
+    for entry, (_, tries) in zip(shown, found, strict=True):
+        entry["gpu_seconds"] = sum(attempt_view(a, view, now)["gpu_seconds"] for a in tries)
+    return {"jobs": shown}
+
+
+async def _history(service: Service, query: HistoryQuery) -> tuple[tuple[Job, tuple[Attempt, ...]], ...]:
+    return await service.loop.read(lambda: service.loop.store.history(query))

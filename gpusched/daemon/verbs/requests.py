@@ -1,0 +1,90 @@
+"""cancel, hold, release, requeue, preempt, checkpoint, update: requests about jobs, each with its own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from gpusched.api.server import Call
+from gpusched.daemon.service import Service, body_of, read_key
+from gpusched.engine.requests import JobRequest
+from gpusched.model.changes import Answer
+from gpusched.model.errors import NotFound, UsageError, known
+from gpusched.model.events import (
+    CancelRequested,
+    CheckpointRequested,
+    HoldRequested,
+    PreemptRequested,
+    ReleaseRequested,
+    RequeueRequested,
+    UpdateRequested,
+)
+
+REQUESTS: dict[str, Callable[..., JobRequest]] = {
+    "cancel": CancelRequested,
+    "hold": HoldRequested,
+    "release": ReleaseRequested,
+    "requeue": RequeueRequested,
+    "preempt": PreemptRequested,
+    "checkpoint": CheckpointRequested,
+}
+MOST_KEYS = 10_000
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "name": str, "qos": str, "comment": str, "time_limit": (int, float), "begin": (int, float), "gpus": int,
+    "gpu_mem_mib": int, "gpu_type": str, "partition": str, "dependency": str, "requeue": bool,
+}
+
+
+async def request(service: Service, call: Call, verb: str) -> dict[str, Any]:
+    """One of REQUESTS, for every job that the body names."""
+    keys = _keys(body_of(call, "jobs"))
+    return await _ask(service, REQUESTS[verb](keys, call.caller))
+
+
+async def update(service: Service, call: Call) -> dict[str, Any]:
+    body = body_of(call, "jobs", "set")
+    changes = body.get("set")
+    if not isinstance(changes, dict) or not changes:
+        raise UsageError("nothing to change", "see: gpusched update --help")
+    settable = [f.name for f in fields(UpdateRequested) if f.name not in ("keys", "caller", "recalled")]
+    for name, value in changes.items():
+        if name not in settable:
+            raise known("field", name, settable)
+        kind = _KINDS[name]
+        wrong_bool = isinstance(value, bool) and kind is not bool
+        if wrong_bool or not isinstance(value, kind) or (isinstance(value, float) and not abs(value) < 1e12):
+            raise UsageError(f"{name}: {value!r} is not what it takes", "see: gpusched update --help")
+        if isinstance(value, str) and (len(value) > 4096 or (name == "name" and not value.isprintable())):
+            raise UsageError(f"{name} is too long or cannot be printed")
+    return await _ask(service, UpdateRequested(_keys(body), call.caller, **changes))
+
+
+def _keys(body: dict[str, Any]) -> tuple[str, ...]:
+    keys = body.get("jobs")
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
+        raise UsageError("no job is named", 'send {"jobs": ["42", "43_1"]}')
+    if len(keys) > MOST_KEYS:
+        raise UsageError(f"{len(keys)} jobs at once are too many", f"at most {MOST_KEYS}")
+    for key in keys:
+        read_key(key)
+    return tuple(dict.fromkeys(keys))
+
+
+async def _ask(service: Service, event: JobRequest) -> dict[str, Any]:
+    """Ask the engine; jobs that it does not keep any more are recalled from the store and asked for again."""
+    answers: list[Answer] = list(await service.loop.ask(event))
+    missing = [a.key for a in answers if isinstance(a.error, NotFound)]
+    if missing:
+        recalled = await service.stored_jobs([read_key(key)[0] for key in missing])
+        if recalled:
+            again = replace(event, keys=tuple(missing), recalled=recalled)
+            answers = [a for a in answers if a.key not in missing]
+            answers += await service.loop.ask(again)
+    return {"results": [_result(answer) for answer in answers]}
+
+
+def _result(answer: Answer) -> dict[str, Any]:
+    if answer.error is not None:
+        return {"job": answer.key, "ok": False, "text": answer.error.message, **answer.error.to_json()}
+    return {"job": answer.key, "ok": True, "text": answer.done}

@@ -1,0 +1,47 @@
+"""submit: take a job in, or (dry_run) say what would become of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gpusched.api.server import Call
+from gpusched.api.submission import read_submission, to_spec
+from gpusched.daemon.service import Service
+from gpusched.daemon.timers import next_run
+from gpusched.engine.engine import unknown_dependencies
+from gpusched.model.changes import Submitted
+from gpusched.model.events import JobSubmitted
+
+KEEP_LAST = 100
+
+
+async def submit(service: Service, call: Call) -> dict[str, Any]:
+    body = read_submission(call.body)
+    spec, environment = to_spec(body, service.config.rules)
+    now = service.loop.clock.now()
+    first = next_run(spec.cron, now.wall) if spec.cron else None
+    event = JobSubmitted(spec, call.caller, environment, body.array, body.hold, first)
+    missing = unknown_dependencies(service.loop.engine, event)
+    if missing:
+        event = replace(event, recalled=await service.stored_jobs(missing))
+    if call.query.get("dry_run") in ("1", "true"):
+        note = service.loop.engine.preview(event, now)
+        return {"job": None, "ids": [], "note": note, "dry_run": True}
+    service.performer.remember_environment(spec.env_digest, environment)
+    reply: Submitted = await service.loop.ask(event)
+    recent = service.last_submits.setdefault(call.caller.uid, [])
+    recent.insert(0, reply.key)
+    del recent[KEEP_LAST:]
+    return {"job": reply.key, "ids": list(reply.job_ids), "note": reply.note, "dry_run": False}
+
+
+async def last(service: Service, call: Call) -> dict[str, Any]:
+    """The caller's latest submits, newest first: `@` and `@~1`."""
+    recent = service.last_submits.get(call.caller.uid)
+    if recent is None:
+        uid = call.caller.uid
+        recent = service.last_submits[uid] = await service.loop.read(
+            lambda: list(service.loop.store.recent_keys(uid, KEEP_LAST))
+        )
+    return {"jobs": recent}

@@ -1,0 +1,131 @@
+"""Watching attempts: what their control directories show becomes events; an exit comes with a look at its devices.
+
+The doorbell says "look at attempt X"; what is there is read from files, so that a lost ring loses nothing: the end of an
+attempt is seen by the end of its supervisor, and a restart of the daemon reads everything anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from gpusched.daemon.board import Board
+from gpusched.engine.devices import left
+from gpusched.model.device import Occupancy, ProbeSample
+from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, Event
+from gpusched.model.job import Attempt, AttemptKey
+from gpusched.model.state import Outcome, OutcomeKind
+from gpusched.ports import DeviceProbe, Launcher, Observation
+
+log = logging.getLogger(__name__)
+READ_DEADLINE = 1.0  # seconds for the direct reading at an exit; past it, the next samples decide
+
+# tells our attempts' processes from everybody else's: (sample, supervisor pid → attempt, mark → attempt)
+Attribute = Callable[
+    [ProbeSample, Mapping[int, AttemptKey], Mapping[str, AttemptKey]], tuple[Occupancy, ...]
+]
+
+
+class Watcher:
+    """Follows every attempt from its start to its end and posts what it sees."""
+
+    def __init__(
+        self, launcher: Launcher, probe: DeviceProbe, attribute: Attribute, board: Board, post: Callable[[Event], None]
+    ) -> None:
+        self.launcher = launcher
+        self.board = board
+        self._probe = probe
+        self._attribute = attribute
+        self._post = post
+        self._following: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._supervisors: dict[int, AttemptKey] = {}
+        self._marks: dict[str, AttemptKey] = {}
+        self._told: dict[AttemptKey, tuple[object, ...]] = {}
+
+    def attribute(self, sample: ProbeSample) -> tuple[Occupancy, ...]:
+        return self._attribute(sample, self._supervisors, self._marks)
+
+    def look(self, key: AttemptKey) -> Observation:
+        """Read the attempt's files and post what is new."""
+        seen = self.launcher.observe(key)
+        self._note(key, seen)
+        facts = (seen.pid, seen.watching, seen.saved)
+        if seen.pid is not None and self._told.get(key) != facts:
+            self._told[key] = facts
+            for event in started_facts(key, seen):
+                self._post(event)
+        return seen
+
+    def follow(self, attempt: Attempt) -> None:
+        """Wait in the background for the end of a live attempt and report it."""
+        if attempt.key not in self._following:
+            task = asyncio.get_running_loop().create_task(self._follow(attempt))
+            self._following[attempt.key] = task
+
+    async def _follow(self, attempt: Attempt) -> None:
+        key = attempt.key
+        try:
+            self.look(key)
+            await self.launcher.ended(key)
+            seen = self.look(key)
+            self._post(await self.report_end(attempt, seen))
+        except Exception:
+            log.exception("watching attempt %s failed", key)
+        finally:
+            self._following.pop(key, None)
+
+    async def report_end(self, attempt: Attempt, seen: Observation) -> AttemptExited:
+        """The end of an attempt whose supervisor is gone, with what one direct reading says about its devices."""
+        outcome = seen.outcome
+        if outcome is None:
+            killed = self.launcher.kill_remains(attempt.key)
+            text = "its supervisor was killed, so nobody saw how it ended"
+            if killed:
+                text += f"; {killed} process{'es' if killed > 1 else ''} that it left behind were killed"
+            outcome = Outcome(OutcomeKind.LOST, text=text, saved=seen.saved)
+        clear = await self._clear(attempt)
+        return AttemptExited(attempt.key, outcome, clear)
+
+    async def _clear(self, attempt: Attempt) -> tuple[str, ...]:
+        """Which of its devices a direct reading shows free of the attempt."""
+        if not attempt.devices:
+            return ()
+        try:
+            sample = await asyncio.wait_for(self._probe.read(attempt.uuids), READ_DEADLINE)
+        except TimeoutError:
+            return ()
+        if sample.error is not None:
+            return ()
+        return tuple(o.reading.uuid for o in self.attribute(sample) if left(attempt, o))
+
+    def forget(self, key: AttemptKey) -> None:
+        """The attempt is over and its devices are free: let go of what is known about it."""
+        self._told.pop(key, None)
+        self._supervisors = {pid: k for pid, k in self._supervisors.items() if k != key}
+        self._marks = {mark: k for mark, k in self._marks.items() if k != key}
+        self.launcher.forget(key)
+
+    def _note(self, key: AttemptKey, seen: Observation) -> None:
+        if seen.supervisor_pid is not None:
+            self._supervisors[seen.supervisor_pid] = key
+        if seen.mark is not None:
+            self._marks[seen.mark] = key
+        self.board.put_progress(key, seen.progress)
+
+    async def close(self) -> None:
+        for task in list(self._following.values()):
+            task.cancel()
+        await asyncio.gather(*self._following.values(), return_exceptions=True)
+
+
+def started_facts(key: AttemptKey, seen: Observation) -> list[Event]:
+    """What an observation says about a started attempt, as events."""
+    events: list[Event] = []
+    if seen.pid is not None:
+        events.append(AttemptStarted(key, seen.pid))
+    if seen.watching:
+        events.append(AttemptWatching(key))
+    if seen.saved is not None:
+        events.append(AttemptSaved(key, seen.saved))
+    return events
