@@ -91,8 +91,8 @@ class Holders:
 class HeldMemory:
     """How much memory processes have: PSS where it can be read, else RSS. Used from one thread.
 
-    PSS costs the kernel a walk over the page tables (10 ms for a PyTorch process), so it is kept while the resident size
-    stays the same within 1.6 %, for ten seconds at most.
+    PSS costs the kernel a walk over the page tables (10 ms for a PyTorch process), so it is kept while the resident
+    size stays the same within 1.6 %, for ten seconds at most.
     """
 
     def __init__(self) -> None:
