@@ -224,8 +224,8 @@ class LocalLauncher:
         # 1. ask.json; 2. look for the supervisor; 3. SIGUSR1 to it. One that claims the attempt after 2 reads
         # ask.json by itself, because it looks there after its claim. A crash between 1 and 3 is repaired by asking
         # again: the file stays as it is and 3 is repeated; the supervisor carries out each seq once.
-        if not self.control(attempt).is_dir():
-            return
+        # One that is asked even before its start finds the ask too, so the directory may have to be made here.
+        self.control(attempt).mkdir(mode=0o700, parents=True, exist_ok=True)
         last = rundir.read_json(self._file(attempt, rundir.ASK))
         if last is None or not self._covers(attempt, last, wish):
             number = 1 if last is None else last["seq"] + 1

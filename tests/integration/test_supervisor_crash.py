@@ -1,0 +1,238 @@
+"""Whoever dies, the truth survives: the daemon, the spawner, the supervisor, and a pid that now is somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from attempts import FIRST, PATH, Place, a_place, alive, until
+
+from gpusched import rundir
+from gpusched.launch import spawner as spawner_module
+from gpusched.launch.local import LocalLauncher
+from gpusched.model.actions import Asked
+from gpusched.model.job import AttemptKey
+from gpusched.model.state import OutcomeKind
+from gpusched.ports import LaunchError
+
+# A daemon's worth of launcher that starts one job and then waits to be killed.
+DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from gpusched.launch.local import LocalLauncher
+from gpusched.model.job import AttemptKey
+from gpusched.ports import LaunchOrder
+
+async def main():
+    root = Path(sys.argv[1])
+    launcher = LocalLauncher(root / "control", root / "bell")
+    env = {"PATH": sys.argv[3], "HERE": str(root)}
+    await launcher.start(LaunchOrder(
+        AttemptKey(1, 1), ("/bin/bash", "-c", sys.argv[2]), env, str(root), str(root / "1-1.out"), None,
+        str(root / "jobs" / "1-1"),
+    ))
+    print(launcher.spawner_pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+WAITING = "echo ready; while [ ! -e $HERE/go ]; do sleep 0.02; done; exit 42"
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with a_place(tmp_path) as place:
+        yield place
+
+
+def a_daemon(place: Place, script: str) -> tuple[subprocess.Popen[str], int]:
+    """A separate process with a launcher of its own, and the pid of its spawner."""
+    words = [sys.executable, "-c", DAEMON, str(place.root), script, PATH]
+    daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert daemon.stdout is not None
+    with daemon.stdout:
+        return daemon, int(daemon.stdout.readline())
+
+
+# ---- the daemon dies ------------------------------------------------------------------------------------------
+
+
+async def test_a_job_outlives_its_daemon_and_is_adopted_with_its_true_code(place: Place) -> None:
+    daemon, spawner = await asyncio.to_thread(a_daemon, place, WAITING)
+    await until(lambda: place.output() == "ready\n")
+    daemon.kill()
+    daemon.wait()
+    await until(lambda: not alive(spawner), "the end of the orphaned spawner")
+    seen = place.launcher.observe(FIRST)
+    assert seen.alive and seen.pid is not None and alive(seen.pid)
+    waiting = asyncio.ensure_future(place.launcher.ended(FIRST))
+    await place.shell("touch $HERE/twice")  # the new daemon is not sure and starts it again
+    place.file("go").touch()
+    async with asyncio.timeout(30):
+        await waiting
+    outcome = place.launcher.observe(FIRST).outcome
+    assert outcome is not None and (outcome.kind, outcome.code) == (OutcomeKind.EXITED, 42)
+    assert not place.file("twice").exists()
+
+
+async def test_a_job_that_ends_while_no_daemon_runs_leaves_its_true_code(place: Place) -> None:
+    daemon, _ = await asyncio.to_thread(a_daemon, place, WAITING)
+    await until(lambda: place.output() == "ready\n")
+    daemon.kill()
+    daemon.wait()
+    place.file("go").touch()
+    await until(lambda: not place.launcher.observe(FIRST).alive)
+    outcome = await place.outcome()
+    assert outcome.code == 42
+
+
+async def test_an_interrupt_at_the_daemons_terminal_does_not_reach_jobs(place: Place) -> None:
+    daemon, spawner = await asyncio.to_thread(a_daemon, place, WAITING)
+    await until(lambda: place.output() == "ready\n")
+    seen = place.launcher.observe(FIRST)
+    groups = {os.getpgid(pid) for pid in (daemon.pid, spawner, seen.supervisor_pid or 0, seen.pid or 0)}
+    sessions = {os.getsid(pid) for pid in (daemon.pid, spawner, seen.supervisor_pid or 0, seen.pid or 0)}
+    assert len(groups) == len(sessions) == 4
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(seen.supervisor_pid or 0, number)
+    place.file("go").touch()
+    assert (await place.outcome()).code == 42
+    daemon.kill()
+    daemon.wait()
+
+
+# ---- the spawner dies -----------------------------------------------------------------------------------------
+
+
+async def test_a_dead_spawner_is_replaced_and_takes_no_job_along(place: Place) -> None:
+    await place.shell(WAITING)
+    await until(lambda: place.output() == "ready\n")
+    first = place.launcher.spawner_pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    second = AttemptKey(2, 1)
+    await place.shell("exit 5", key=second)
+    assert (await place.outcome(second)).code == 5
+    assert place.launcher.spawner_pid not in (None, first)
+    place.file("go").touch()
+    assert (await place.outcome()).code == 42
+
+
+async def test_a_stuck_spawner_is_replaced_and_the_job_runs_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.launcher.open()
+    assert place.launcher.spawner_pid is not None
+    os.kill(place.launcher.spawner_pid, signal.SIGSTOP)
+    monkeypatch.setattr(spawner_module, "ANSWER_WITHIN", 1.0)
+    starting = asyncio.ensure_future(place.shell("echo ran >> $HERE/runs"))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(spawner_module, "ANSWER_WITHIN", 30.0)
+    await starting
+    assert (await place.outcome()).code == 0
+    assert place.file("runs").read_text() == "ran\n"
+
+
+async def test_without_a_working_interpreter_nothing_starts_and_it_is_said(tmp_path: Path) -> None:
+    for python in ("/nonexistent/python", "/bin/false"):
+        root = tmp_path / Path(python).name
+        async with a_place(root_of(root)) as place:
+            place.launcher = LocalLauncher(root / "control", root / "bell", spawner_python=python)
+            with pytest.raises(LaunchError, match="starts jobs"):
+                await place.shell("touch $HERE/ran")
+            assert place.launcher.observe(FIRST).revoked, "so that it can never start later"
+            assert not place.file("ran").exists()
+
+
+def root_of(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+async def test_a_run_directory_that_cannot_be_written_is_said(place: Place) -> None:
+    place.file("control").write_text("a file where the directory should be")
+    with pytest.raises(LaunchError, match="cannot be written"):
+        await place.shell("true")
+    with pytest.raises(LaunchError, match="cannot be created"):
+        await place.launcher.open()
+
+
+# ---- the supervisor dies --------------------------------------------------------------------------------------
+
+
+async def test_a_killed_supervisor_leaves_no_ending_and_its_remains_are_found(place: Place) -> None:
+    await place.shell("sleep 600 & setsid sleep 600 & (env -i sleep 600 &) & echo ready; wait")
+    pid = await place.pid()
+    await until(lambda: place.output() == "ready\n")
+    supervisor = place.launcher.observe(FIRST).supervisor_pid
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        await place.launcher.ended(FIRST)
+    seen = place.launcher.observe(FIRST)
+    assert seen.claimed and not seen.alive and seen.outcome is None
+    assert alive(pid), "the job itself goes on, unsupervised"
+    assert await asyncio.to_thread(place.launcher.kill_remains, FIRST) >= 3
+    assert not alive(pid)
+    assert await asyncio.to_thread(place.launcher.kill_remains, FIRST) == 0
+
+
+async def test_remains_of_another_attempt_are_left_alone(place: Place) -> None:
+    other = AttemptKey(1, 2)
+    await place.shell("sleep 600")
+    await place.shell("sleep 600", key=other)
+    pids = await place.pid(), await place.pid(other)
+    supervisor = place.launcher.observe(FIRST).supervisor_pid
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGKILL)
+    await place.launcher.ended(FIRST)
+    assert await asyncio.to_thread(place.launcher.kill_remains, FIRST) == 1
+    assert [alive(pid) for pid in pids] == [False, True]
+    assert place.launcher.observe(other).alive
+
+
+async def test_asking_a_dead_supervisor_signals_nobody(place: Place) -> None:
+    # The claim names a pid that now belongs to this very test: SIGUSR1 would end it.
+    place.control().mkdir(parents=True)
+    claim = {"supervisor": os.getpid(), "boot_id": "another-boot", "mark": "m"}
+    (place.control() / rundir.CLAIM).write_text(json.dumps(claim))
+    (place.control() / rundir.LOCK).touch()
+    place.launcher.ask(FIRST, Asked.STOP, cause="x", deadline=None, signal=int(signal.SIGTERM))
+    place.launcher.kill(FIRST)
+    async with asyncio.timeout(30):
+        await place.launcher.ended(FIRST)
+    seen = place.launcher.observe(FIRST)
+    assert seen.claimed and not seen.alive and seen.boot_id == "another-boot" and seen.outcome is None
+
+
+async def test_a_torn_or_unknown_ending_is_never_a_success(place: Place) -> None:
+    await place.shell("exit 0")
+    await place.outcome()
+    ending = place.control() / rundir.EXIT
+    ending.write_text('{"kind": "exi')
+    assert place.launcher.observe(FIRST).outcome is None
+    ending.write_text('{"kind": "hibernated", "code": 0}')
+    outcome = place.launcher.observe(FIRST).outcome
+    assert outcome is not None and outcome.kind is OutcomeKind.LOST and "hibernated" in outcome.text
+
+
+async def test_a_supervisor_that_finds_the_attempt_taken_does_nothing(place: Place) -> None:
+    # Two spawners race with the same order, as after a crash between order and answer.
+    others = [LocalLauncher(place.root / "control", place.root / "bell") for _ in range(3)]
+    order = place.order("/bin/bash", "-c", "echo ran >> $HERE/runs; sleep 0.2; exit 8")
+    await asyncio.gather(*(launcher.start(order) for launcher in [place.launcher, *others]))
+    for launcher in [place.launcher, *others]:
+        async with asyncio.timeout(30):
+            await launcher.ended(FIRST)
+        outcome = launcher.observe(FIRST).outcome
+        assert outcome is not None and outcome.code == 8, "nobody may take the loser's end for the attempt's"
+        await launcher.close()
+    assert place.file("runs").read_text() == "ran\n"
+    place.launcher = LocalLauncher(place.root / "control", place.root / "bell")
