@@ -1,5 +1,5 @@
 # gpusched, for people who work on it. Needs Python 3.11 or newer, make and git; everything else goes into .venv.
-# Settings: PYTHON=python3.12  VENV=.venv  CUDA=1 (fetch torch with its CUDA libraries)  ARGS="-k name" (for test)
+# Settings: PYTHON=python3.12  VENV=.venv  CUDA=1 (fetch torch with its CUDA libraries)  ARGS="-k name" (handed on)
 
 VENV ?= .venv
 BIN   = $(VENV)/bin
@@ -25,13 +25,15 @@ check: $(VENV)/.installed-test ## style, types and the rules of who may import w
 bench: $(VENV)/.installed-test ## run the benchmarks (minutes; results depend on the machine)
 	@set -e; for bench in tests/bench/bench_*.py; do echo ">> $$bench"; $(BIN)/python $$bench $(ARGS); done
 
+# What is pinned stays unless something needs it newer; ARGS="--upgrade" or ARGS="--upgrade-package ruff" moves pins.
 # Without find-links, so that the pins of the CUDA libraries are there for machines with GPUs, and with plain torch
 # versions: a local build (2.13.0+cpu) satisfies ==2.13.0, but not the other way round.
-lock: $(VENV)/.installed-test ## pin the newest versions of everything in constraints.txt
-	@env -u UV_FIND_LINKS $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --upgrade \
-	  --extra test --no-header --no-annotate pyproject.toml -o $(VENV)/constraints.new
-	@sed 's/^\(torch==[0-9.]*\)+[^ ]*/\1/' $(VENV)/constraints.new > constraints.txt
-	@rm $(VENV)/constraints.new
+lock: $(VENV)/.installed-test ## pin everything that is needed in constraints.txt
+	@cp constraints.txt $(VENV)/constraints.new
+	@env -u UV_FIND_LINKS $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --extra test \
+	  --no-header --no-annotate $(ARGS) pyproject.toml -o $(VENV)/constraints.new
+	@sed 's/^\(torch==[0-9.]*\)+[^ ]*/\1/' $(VENV)/constraints.new > $(VENV)/constraints.txt
+	@cp $(VENV)/constraints.txt constraints.txt
 
 # Installed once, and again when what is needed changes. The test extra contains torch.
 $(VENV)/.installed-torch: $(NEEDS)
@@ -43,6 +45,7 @@ $(VENV)/.installed-test: $(NEEDS)
 	@touch $@ $(VENV)/.installed-torch
 
 clean: ## remove .venv and everything that tools leave behind
+	@test ! -e $(VENV) || test -e $(VENV)/pyvenv.cfg || { echo "$(VENV) is no virtual environment: not removed"; exit 1; }
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
