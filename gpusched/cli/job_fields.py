@@ -1,0 +1,95 @@
+"""What --format, --sort and --csv know of a job: the keys of JOB in docs/api.md, and a few that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpusched.cli import text
+from gpusched.cli.output import Field, Json
+
+_PLAIN = (
+    "job", "id", "array_id", "array_index", "name", "user", "uid", "state", "code", "reason", "reason_text", "position",
+    "qos", "partition", "account", "gpu_mem_mib", "shared", "gpu_type", "devices", "attempt", "restarts", "exit_code",
+    "exit_signal", "exit_text", "exit_status", "cwd", "output", "error_output", "job_dir", "checkpoint_dir", "saved",
+    "watching", "dependency", "comment", "cron", "stopping", "pid",
+)  # fmt: skip
+_MOMENTS = ("submitted_at", "begin_at", "started_at", "ended_at", "next_run_at")
+_DURATIONS = ("elapsed", "waited", "time_limit", "eta", "gpu_seconds")
+_STATE_COLORS = {
+    "RUNNING": "green", "STARTING": "green", "STOPPING": "magenta", "PENDING": "yellow", "COMPLETED": "dim",
+    "FAILED": "red", "TIMEOUT": "red", "LOST": "red", "CANCELLED": "dim", "PREEMPTED": "magenta",
+}  # fmt: skip
+
+
+def state_color(job: Json) -> str:
+    return _STATE_COLORS.get(str(job.get("state")), "")
+
+
+def _moment_field(name: str) -> Field:
+    return Field(text=lambda job: text.moment(job.get(name)))
+
+
+def _duration_field(name: str) -> Field:
+    return Field(text=lambda job: text.duration(job.get(name)), right=True)
+
+
+def _gpu_hours(job: Json) -> float | None:
+    seconds = job.get("gpu_seconds")
+    return None if seconds is None else round(seconds / 3600, 2)
+
+
+JOB_FIELDS: dict[str, Field] = {
+    **{name: Field() for name in _PLAIN},
+    **{name: _moment_field(name) for name in _MOMENTS},
+    **{name: _duration_field(name) for name in _DURATIONS},
+    "job": Field(header="JOBID", right=True),
+    "state": Field(color=state_color),
+    "st": Field(value=lambda job: job.get("code"), header="ST", color=state_color),
+    "command": Field(text=lambda job: text.command_line(job.get("command") or [])),
+    "gpus": Field(text=text.gpus_asked, right=True),
+    "progress": Field(text=text.progress),
+    "metrics": Field(
+        text=lambda job: text.metrics(job.get("progress") or {}) or "-",
+        value=lambda job: (job.get("progress") or {}).get("metrics"),
+    ),
+    "time": Field(
+        text=text.time_of_limit, value=lambda job: job.get("elapsed"), header="TIME/LIMIT", right=True
+    ),
+    "where": Field(text=text.where, value=text.where, header="GPU_IDS(REASON)"),
+    "exit": Field(text=text.exit_code, value=text.exit_code, right=True),
+    "gpu_hours": Field(value=_gpu_hours, right=True),
+    "preempted": Field(value=lambda job: job.get("restarts"), right=True),
+    "end": Field(text=lambda job: text.moment(job.get("ended_at")), value=lambda job: job.get("ended_at")),
+}
+
+QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "where")
+HISTORY_COLUMNS = ("job", "name", "user", "state", "exit", "elapsed", "gpu_hours", "preempted", "end")
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`1-3,7` for 1, 2, 3, 7."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def fold_arrays(jobs: Sequence[Json]) -> list[Json]:
+    """Elements of an array that wait next to each other for the same reason become one row, as in squeue."""
+    rows: list[Json] = []
+    groups: list[list[int]] = []
+    for job in jobs:
+        folds = job.get("array_id") is not None and job.get("state") == "PENDING"
+        same = folds and rows and all(rows[-1].get(key) == job.get(key) for key in ("array_id", "state", "reason"))
+        if same:
+            groups[-1].append(job["array_index"])
+        else:
+            rows.append(job)
+            groups.append([job["array_index"]] if folds else [])
+    return [
+        {**row, "job": f"{row['array_id']}_[{ranges(group)}]"} if len(group) > 1 else row
+        for row, group in zip(rows, groups, strict=True)
+    ]

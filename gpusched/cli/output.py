@@ -1,0 +1,228 @@
+"""Lists on standard output: tables for people, CSV and JSON for programs, repeated with --watch.
+
+Nothing is cut when it is piped. Everything that is not data goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from gpusched.cli.settings import paint, say, settings
+from gpusched.cli.text import escape
+from gpusched.model.errors import Unavailable, known
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that can be shown of a row. `text` is for people; `value` for programs (default: the row's own)."""
+
+    text: Callable[[Json], str] | None = None
+    value: Callable[[Json], Any] | None = None
+    header: str = ""
+    right: bool = False
+    color: Callable[[Json], str] | None = None
+
+
+Fields = Mapping[str, Field]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a list was asked for."""
+
+    csv: bool = False
+    noheader: bool = False
+    fields: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+    watch: float | None = None
+
+
+def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every list has. The command gets them as keyword arguments and makes a Style with `style_of`."""
+    for option in reversed(
+        (
+            click.option("--format", "fields", metavar="FIELDS", help="Show these fields; see --help-format."),
+            click.option("--help-format", is_flag=True, help="List the fields that --format and --sort know."),
+            click.option("--csv", is_flag=True, help="Comma-separated values, as --json has them."),
+            click.option("--noheader", is_flag=True, help="No line of column names and no summary."),
+            click.option("--sort", metavar="FIELDS", help="Sort by these fields; -FIELD sorts downwards."),
+            click.option(
+                "--watch", type=click.FloatRange(min=0.1), is_flag=False, flag_value=2.0, metavar="[SEC]",
+                help="Show it again every SEC seconds (2 if not given).",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def style_of(options: Mapping[str, Any], fields: Fields) -> Style:
+    """Take the list options and check the field names. Raises UsageError that lists the known ones."""
+    chosen = _names(options["fields"], fields)
+    order = tuple(options["sort"].replace(" ", "").split(",")) if options["sort"] else ()
+    for name in order:
+        _names(name.lstrip("-"), fields)
+    return Style(options["csv"], options["noheader"], chosen, order, options["watch"])
+
+
+def _names(text: str | None, fields: Fields) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if name not in fields:
+            raise known("field", name, list(fields))
+    return names
+
+
+def print_field_help(fields: Fields) -> None:
+    """What --help-format shows: one field name a line."""
+    for name in sorted(fields):
+        print(name)
+
+
+def value_of(row: Json, name: str, fields: Fields) -> Any:
+    field = fields[name]
+    return field.value(row) if field.value else row.get(name)
+
+
+def text_of(row: Json, name: str, fields: Fields) -> str:
+    field = fields[name]
+    if field.text is not None:
+        return field.text(row)
+    value = field.value(row) if field.value else row.get(name)
+    if isinstance(value, (dict, list)):
+        return escape(json.dumps(value))
+    return "-" if value is None or value == "" else escape(value)
+
+
+def sorted_rows(rows: Sequence[Json], order: Sequence[str], fields: Fields) -> list[Json]:
+    """Stable, the last key first; what has no value comes last, whichever way."""
+    result = list(rows)
+    for key in reversed(order):
+        name = key.lstrip("-")
+        known_rows = [row for row in result if value_of(row, name, fields) is not None]
+        unknown = [row for row in result if value_of(row, name, fields) is None]
+
+        def sort_key(row: Json, name: str = name) -> Any:
+            value = value_of(row, name, fields)
+            return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+        known_rows.sort(key=sort_key, reverse=key.startswith("-"))
+        result = known_rows + unknown
+    return result
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_list(rows: Sequence[Json], default: Sequence[str], fields: Fields, style: Style, key: str) -> None:
+    """Print rows as asked. `key` names the list in JSON: `{"jobs": […]}`."""
+    rows = sorted_rows(rows, style.sort, fields) if style.sort else rows
+    names = style.fields or tuple(default)
+    if settings.json:
+        picked = [{name: value_of(row, name, fields) for name in names} for row in rows] if style.fields else rows
+        print_json({key: list(picked)})
+    elif style.csv:
+        _print_csv(rows, names, fields, style.noheader)
+    else:
+        _print_table(rows, names, fields, style.noheader)
+
+
+def csv_cell(value: Any) -> str:
+    """One value for a spreadsheet, which must not take a job's name for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value)
+    if isinstance(value, str):
+        shown = escape(value)
+        return "'" + shown if shown.startswith(("=", "+", "-", "@")) else shown
+    return str(value)
+
+
+def _print_csv(rows: Iterable[Json], names: Sequence[str], fields: Fields, noheader: bool) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if not noheader:
+        writer.writerow(names)
+    writer.writerows([csv_cell(value_of(row, name, fields)) for name in names] for row in rows)
+
+
+def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, noheader: bool) -> None:
+    headers = [fields[name].header or name.upper() for name in names]
+    table = [[text_of(row, name, fields) for name in names] for row in rows]
+    widths = [
+        max([0 if noheader else len(header), *(len(line[place]) for line in table)])
+        for place, header in enumerate(headers)
+    ]
+    if sys.stdout.isatty():
+        _fit(widths, names)
+    lines = [] if noheader else [_line(headers, widths, names, fields)]
+    for row, cells in zip(rows, table, strict=True):
+        colors = [_color_of(row, fields[name]) for name in names] if settings.color(sys.stdout) else ()
+        lines.append(_line(cells, widths, names, fields, colors))
+    if lines:
+        print("\n".join(lines))
+
+
+def _color_of(row: Json, field: Field) -> str:
+    return field.color(row) if field.color else ""
+
+
+def _line(
+    cells: Sequence[str], widths: Sequence[int], names: Sequence[str], fields: Fields, colors: Sequence[str] = ()
+) -> str:
+    shown = []
+    for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        if len(cell) > width:
+            cell = cell[: max(0, width - 1)] + "…"
+        cell = cell.rjust(width) if fields[names[place]].right else cell.ljust(width)
+        shown.append(paint(cell, colors[place]) if colors and colors[place] else cell)
+    return "  ".join(shown).rstrip()
+
+
+def _fit(widths: list[int], names: Sequence[str]) -> None:
+    """On a terminal, shorten the name and then the last column until a row fits on a line."""
+    from shutil import get_terminal_size
+
+    over = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size()[0]
+    places = [names.index("name")] if "name" in names else []
+    for place, least in [*((place, 12) for place in places), (len(widths) - 1, 20)]:
+        cut = max(0, min(over, widths[place] - least))
+        widths[place] -= cut
+        over -= cut
+
+
+def repeat(show: Callable[[], None], every: float | None) -> None:
+    """Call `show` once, or every so many seconds until Ctrl-C; then a daemon that is away is waited for."""
+    if every is None:
+        show()
+        return
+    screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    try:
+        while True:
+            if screen:
+                print("\x1b[H\x1b[2J", end="")
+            try:
+                show()
+            except Unavailable as error:
+                say(f"gpusched: {error.message} (trying again)")
+            sys.stdout.flush()
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return
