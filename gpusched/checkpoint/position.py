@@ -1,0 +1,72 @@
+"""Where a run is: phase, epoch, batch and step, as plain numbers.
+
+A *phase* is one call of run.epochs(); a *call* is one call of run.batches() within an epoch (training, validation…).
+Must not know about files, torch or requests.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+
+@dataclass
+class Call:
+    """One run.batches() of the present epoch."""
+
+    count: int = 0  # batches handed out, of which the last may still be in work
+    done: bool = False  # its loop is over
+    steps: int = 0  # run.step() calls during it
+    entered: bool = False
+    open_batch: bool = False  # a batch was handed out and no safe point has followed
+
+
+@dataclass
+class Position:
+    """What of the run is done."""
+
+    phase: int = 0
+    epoch: int = 0
+    steps: int = 0
+    base: int = 0  # steps when this phase began
+    calls: List[Call] = field(default_factory=list)
+
+    def to_plain(self) -> Dict[str, Any]:
+        calls = [vars(call).copy() for call in self.calls]
+        numbers = {"phase": self.phase, "epoch": self.epoch, "steps": self.steps, "base": self.base}
+        return dict(numbers, batch=self.batch, calls=calls)
+
+    def set_plain(self, plain: Dict[str, Any]) -> None:
+        """Continue from a saved position: its loops have not been entered yet in this process."""
+        self.phase, self.epoch = plain["phase"], plain["epoch"]
+        self.steps, self.base = plain["steps"], plain["base"]
+        self.calls = [Call(count=one["count"], done=one["done"], steps=one["steps"]) for one in plain["calls"]]
+
+    def active(self) -> Optional[Call]:
+        """The innermost loop over batches that is running now."""
+        for call in reversed(self.calls):
+            if call.entered and not call.done:
+                return call
+        return None
+
+    def training_call(self) -> Optional[Call]:
+        """The loop in which steps are taken; the first one while there were none."""
+        return next((call for call in self.calls if call.steps), self.calls[0] if self.calls else None)
+
+    @property
+    def batch(self) -> int:
+        """Batches of this epoch that its training loop has been given."""
+        call = self.training_call()
+        return call.count if call else 0
+
+    def total(self, epochs: int, length: Optional[int]) -> Optional[int]:
+        """Steps of the run up to the end of this phase, judged by the batches that a step takes."""
+        call = self.training_call()
+        if call is None or length is None or not call.steps:
+            return None
+        return self.base + epochs * max(1, round(length * call.steps / call.count))
+
+    def begin_phase(self, phase: int) -> None:
+        self.phase, self.epoch, self.calls, self.base = phase, 0, [], self.steps
+
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.calls = []
