@@ -12,7 +12,8 @@ from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, A
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, OutcomeKind, Stop, StopKind
 
-KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt
+KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt; doubled each time
+MOST_DOUBLED = 5
 MOST_PATIENCE = 30.0  # seconds of grace for a cancelled job, however long the grace period of its QoS is
 
 
@@ -52,7 +53,7 @@ def on_started(turn: Turn, event: AttemptStarted) -> None:
     state = JobState.RUNNING if job.state is JobState.STARTING else job.state
     job = turn.put_job(job, state=state, started_at=turn.now.wall, failed_starts=0)
     turn.tell(job, "started", f"running as process {event.pid}")
-    tell_dependents(turn, job)
+    tell_dependents(turn, (job,))
 
 
 def on_watching(turn: Turn, event: AttemptWatching) -> None:
@@ -75,7 +76,7 @@ def ask_to_stop(turn: Turn, job: Job, stop: Stop) -> Job:
     """Begin (or change the cause of) a stop, tell the job, and set the end of its grace period."""
     changed = job.state is JobState.STOPPING
     if changed and job.stop is not None:
-        stop = replace(stop, deadline=min(stop.deadline, job.stop.deadline))
+        stop = replace(stop, deadline=min(stop.deadline, job.stop.deadline), kills=job.stop.kills)
     job = turn.put_job(job, state=JobState.STOPPING, stop=stop)
     left = max(0.0, stop.deadline - turn.now.boot)
     turn.tell(job, "stopping", f"{stop.phrase()}: asked to save and leave within {left:.0f} s", stop.by)
@@ -92,17 +93,21 @@ def grace(turn: Turn, job: Job) -> float:
 
 
 def kill_now(turn: Turn, job: Job, text: str) -> None:
-    """Kill the tree, and be woken to do it again should that not end it."""
+    """Kill the tree, and be woken to do it again, ever more rarely, should that not end it."""
     assert job.stop is not None
-    job = turn.put_job(job, stop=replace(job.stop, deadline=turn.now.boot + KILL_AGAIN))
+    kills = job.stop.kills + 1
+    again = KILL_AGAIN * 2 ** min(kills - 1, MOST_DOUBLED)
+    job = turn.put_job(job, stop=replace(job.stop, deadline=turn.now.boot + again, kills=kills))
     turn.tell(job, "killed", text)
     turn.act(Kill(job.attempt_key))
 
 
 def on_exited(turn: Turn, event: AttemptExited) -> None:
+    if event.attempt in turn.view.leaving:
+        clear_devices(turn, turn.view.leaving[event.attempt], frozenset(event.clear))
+        return  # the same exit reported again, perhaps with more devices seen free
     found = _current(turn, event.attempt, "exited")
     if found is None:
-        _more_clear(turn, event)
         return
     job, attempt = found
     saved = event.outcome.saved or attempt.saved
@@ -139,6 +144,7 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         restarts=verdict.restarts,
         failed_starts=verdict.failed_starts,
         unasked_requeues=verdict.unasked_requeues,
+        losses=verdict.losses,
         yielding=verdict.yielding,
         hold=verdict.hold or job.hold,
         ended_at=turn.now.wall if verdict.state.final else None,
@@ -152,13 +158,6 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         turn.tell(job, verdict.state.lower(), verdict.because)
     if verdict.hold is not None:
         turn.tell(job, "held", verdict.hold.reason)
-
-
-def _more_clear(turn: Turn, event: AttemptExited) -> None:
-    """The same exit reported again, with more devices seen free."""
-    attempt = turn.state.view.leaving.get(event.attempt)
-    if attempt is not None:
-        clear_devices(turn, attempt, frozenset(event.clear))
 
 
 def clear_devices(turn: Turn, attempt: Attempt, uuids: frozenset[str]) -> None:

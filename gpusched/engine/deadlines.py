@@ -21,7 +21,7 @@ def run_out(turn: Turn) -> None:
         job, attempt = turn.state.jobs[job_id], turn.view.live[job_id]
         if job.state is JobState.STOPPING:
             if job.stop is not None and job.stop.deadline <= turn.now.boot:
-                kill_now(turn, job, "the grace period is over: its whole process tree is killed")
+                kill_now(turn, job, _kill_text(job.stop))
             continue
         warned = warning_time(job, attempt)
         if warned is not None and warned <= turn.now.boot:
@@ -31,6 +31,12 @@ def run_out(turn: Turn) -> None:
         job = turn.state.jobs[job_id]
         if job.spec.begin is not None and job.spec.begin <= turn.now.wall:
             turn.put_job(job)  # its eligibility is worked out anew
+
+
+def _kill_text(stop: Stop) -> str:
+    if stop.kills:
+        return "killed again: it has not ended, its processes may hang in the driver"
+    return "the grace period is over: its whole process tree is killed"
 
 
 def next_deadline(turn: Turn) -> float | None:

@@ -10,6 +10,8 @@ from gpusched.model.device import Device, Health, Occupancy
 from gpusched.model.events import DevicesSampled
 from gpusched.model.job import Attempt
 
+OVERDUE = 30.0  # seconds after its end in which an attempt should have left its devices
+
 
 def on_sampled(turn: Turn, event: DevicesSampled) -> None:
     if event.error is not None and not event.devices:
@@ -19,7 +21,18 @@ def on_sampled(turn: Turn, event: DevicesSampled) -> None:
     for occupancy in event.devices:
         _take_in(turn, occupancy, stale=event.error is not None)
     if event.error is None:
-        _leave(turn, {o.reading.uuid: o for o in event.devices})
+        seen = {o.reading.uuid: o for o in event.devices}
+        _miss(turn, seen)
+        _leave(turn, seen)
+
+
+def _miss(turn: Turn, seen: dict[str, Occupancy]) -> None:
+    """A sample names every device: one that it does not name is gone."""
+    for uuid, slot in list(turn.view.slots.items()):
+        if uuid not in seen and slot.device.health is Health.OK:
+            fault = "the driver no longer lists it"
+            turn.put_device(replace(slot.device, health=Health.MISSING, fault=fault))
+            fail_device(turn, uuid, fault)
 
 
 def _take_in(turn: Turn, occupancy: Occupancy, stale: bool) -> None:
@@ -47,10 +60,12 @@ def _take_in(turn: Turn, occupancy: Occupancy, stale: bool) -> None:
 def _leave(turn: Turn, seen: dict[str, Occupancy]) -> None:
     for attempt in list(turn.view.leaving.values()):
         gone = frozenset(
-            uuid for uuid in attempt.uuids if uuid in seen and left(attempt, seen[uuid])
-        )
+            uuid for uuid in attempt.uuids if uuid not in seen or left(attempt, seen[uuid])
+        )  # what the machine does not have any more holds nobody back
         if gone:
             clear_devices(turn, attempt, gone)
+        if attempt.key in turn.view.leaving and turn.now.boot - (attempt.ended or 0.0) > OVERDUE:
+            turn.overdue(attempt)
 
 
 def left(attempt: Attempt, occupancy: Occupancy) -> bool:

@@ -15,12 +15,12 @@ from typing import assert_never
 
 from gpusched.engine import attempts
 from gpusched.engine.deadlines import next_begin, next_deadline, run_out
-from gpusched.engine.dependencies import follow, look_again, tell_dependents, unfollow
+from gpusched.engine.dependencies import Met, evaluate, follow, look_again, names, settle
 from gpusched.engine.devices import on_sampled
 from gpusched.engine.requests import JobRequest, on_request
 from gpusched.engine.schedule import schedule
-from gpusched.engine.submit import check, on_cron, on_submitted
-from gpusched.engine.turn import State, Turn, describe_devices
+from gpusched.engine.submit import check, on_cron, on_submitted, submitted_hold
+from gpusched.engine.turn import State, Turn, describe_devices, eligible
 from gpusched.model.actions import Ask, Asked
 from gpusched.model.changes import Reply, Snapshot, Step, Submitted
 from gpusched.model.clock import Instant
@@ -38,12 +38,11 @@ from gpusched.model.events import (
     ServiceStopping,
     Woke,
 )
-from gpusched.model.job import Job, Owner
+from gpusched.model.job import Job, Owner, Share
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, Stop, StopKind
+from gpusched.policy.cycle import Preempt, Start, cycle
 from gpusched.policy.explain import reason
-from gpusched.policy.fit import fit
-from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.view import View
 
 
@@ -78,7 +77,7 @@ class Engine:
         turn = Turn(self.state, now)
         replies = [self._reply(turn, event) for event in events]
         schedule(turn)
-        self._settle(turn)
+        settle(turn)
         for index, reply in enumerate(replies):
             if isinstance(reply, Submitted):
                 replies[index] = replace(reply, note=self._how_things_stand(reply, now))
@@ -89,22 +88,39 @@ class Engine:
         return step
 
     def preview(self, event: JobSubmitted, now: Instant) -> str:
-        """What a submit would do, in a sentence. Raises what the submit would raise; changes nothing."""
+        """What a submit would do, in a sentence. Raises what the submit would raise; nothing is submitted."""
+        self._recall(Turn(self.state, now), event.recalled)
         spec, elements = check(self.state, event)
         owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
-        job = Job(self.state.next_job_id, owner, spec, JobState.PENDING, now.wall)
+        first = self.state.next_job_id
+        job = Job(first, owner, spec, JobState.PENDING, now.wall, hold=submitted_hold(event))
+        if elements:
+            job = replace(job, array=replace(elements[0], array_id=first))
         many = f"{len(elements)} jobs; the first " if elements else ""
-        if event.hold or spec.cron or spec.dependency or (spec.begin is not None and spec.begin > now.wall):
-            return f"{many}would wait: it is held, timed or depends on another job"
-        shares = fit(self.view, job)
-        if shares is not None:
-            return f"{many}would start now on {describe_devices(self.state, shares)}"
-        plan = plan_preemption(self.view, job)
-        if plan is not None and plan.victims:
-            names = ", ".join(self.state.jobs[v.job_id].key for v in plan.victims)
-            return f"{many}would preempt job {names}"
-        why = reason(self.view, job, now.wall)
-        return f"{many}would wait ({why.word}: {why.text})"
+        met = evaluate(self.state, job)
+        if met is Met.NEVER and spec.cancel_on_bad_dependency:
+            return f"{many}would be cancelled: its dependency {spec.dependency} can never be met"
+        job = replace(job, dependency_met=met is Met.YES, dependency_failed=met is Met.NEVER)
+        self.view.put_job(job, eligible(job, now, self.state.rules))
+        try:
+            return many + self._forecast(job, now)
+        finally:
+            self.view.drop_job(job.id)
+
+    def _forecast(self, job: Job, now: Instant) -> str:
+        """What the next scheduling cycle will decide about a job that is in the view."""
+        decision = None if self.state.closing else next(cycle(self.view), None)
+        match decision:
+            case Start(job.id, devices):
+                return f"would start now on {describe_devices(self.state, devices)}"
+            case Preempt(job.id, plan) if plan.victims:
+                return f"would preempt job {', '.join(self.state.jobs[v.job_id].key for v in plan.victims)}"
+            case Preempt(job.id, plan):
+                shares = tuple(Share(uuid) for uuid in plan.devices)
+                return f"would wait for jobs that are leaving {describe_devices(self.state, shares)}"
+            case _:
+                why = reason(self.view, job, now.wall)
+                return f"would wait ({why.word}: {why.text})"
 
     # ---- inside ---------------------------------------------------------------------------------------------
 
@@ -113,7 +129,7 @@ class Engine:
             reply = self._dispatch(turn, event)
         except GpuschedError as error:
             return error
-        self._settle(turn)
+        settle(turn)
         return reply
 
     def _dispatch(self, turn: Turn, event: Event) -> Reply:
@@ -121,9 +137,7 @@ class Engine:
             return on_request(turn, event)
         match event:
             case JobSubmitted():
-                for job in event.recalled:
-                    if job.id not in self.state.jobs:
-                        turn.add_job(job)
+                self._recall(turn, event.recalled)
                 return on_submitted(turn, event)
             case AttemptStarted():
                 attempts.on_started(turn, event)
@@ -147,12 +161,11 @@ class Engine:
                 assert_never(event)
         return None
 
-    def _settle(self, turn: Turn) -> None:
-        """Tell those who wait for a job that it has ended, until nothing more follows from it."""
-        while turn.ended:
-            job = turn.ended.pop(0)
-            unfollow(self.state, job)
-            tell_dependents(turn, job)
+    def _recall(self, turn: Turn, ended: Sequence[Job]) -> None:
+        """Take in ended jobs that a request names; they are let go again when nobody needs them."""
+        for job in ended:
+            if job.id not in self.state.jobs:
+                turn.add_job(job)
 
     def _ask_again(self, turn: Turn) -> None:
         """After a restart: every stop in progress is asked again (harmless if it was) and deadlines are looked at."""
@@ -192,12 +205,15 @@ class Engine:
         """
         if len(self.state.ended) < self._look_at:
             return
+        looked_at: set[int] = set()
         for job_id in sorted(self.state.ended):
-            job = self.state.jobs.get(job_id)
-            if job is None:
-                continue  # went with its array
-            family = self.state.elements(job.array.array_id) if job.array else [job]
-            if all(j.state.final and j.id not in self.state.dependents for j in family):
+            job = self.state.jobs[job_id]
+            first = job.array.array_id if job.array else job.id
+            if first in looked_at:
+                continue
+            looked_at.add(first)
+            family = self.state.elements(first) if job.array else [job]
+            if all(j.state.final and self.state.dependents.keys().isdisjoint(names(j)) for j in family):
                 for member in family:
                     turn.forget_job(member)
         self._look_at = 2 * len(self.state.ended) + 64

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from gpusched.engine.dependencies import Met, evaluate, facts
 from gpusched.engine.engine import Engine
-from gpusched.engine.turn import eligible
+from gpusched.engine.turn import eligible, unfinished_name
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt
 from gpusched.model.state import LIVE, JobState
@@ -17,6 +20,8 @@ def check(engine: Engine, now: Instant) -> None:
     _holders_match_attempts(engine)
     _gangs_are_whole(engine)
     _queues_match_jobs(engine, now)
+    _indexes_match_jobs(engine)
+    _nobody_missed_a_dependency(engine)
     _every_waiting_job_has_a_reason(engine, now)
 
 
@@ -42,7 +47,8 @@ def _devices_are_not_over_allocated(engine: Engine) -> None:
         whole = [s for s in shares if s.mem_mib is None]
         assert not whole or len(shares) == 1, f"device {uuid} has two owners: {slot.holders}"
         used = sum(s.mem_mib or 0 for s in shares)
-        assert used <= slot.device.total_mib, f"device {uuid}: {used} MiB shared out of {slot.device.total_mib}"
+        known = slot.device.total_mib > 0  # a failed device may not even tell how large it is
+        assert not known or used <= slot.device.total_mib, f"device {uuid}: {used} MiB of {slot.device.total_mib}"
 
 
 def _holders_match_attempts(engine: Engine) -> None:
@@ -72,6 +78,44 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
     for uuid, slot in view.slots.items():
         if slot.kept_for is not None:
             assert slot.kept_for in view.claimants, f"device {uuid} is kept for {slot.kept_for}, who claims nothing"
+            assert uuid in view.jobs[slot.kept_for].earmark, f"device {uuid} is kept for {slot.kept_for} in vain"
+    claiming = {j.id for j in engine.state.jobs.values() if j.earmark}
+    assert claiming == view.claimants, f"jobs with promised devices: {claiming}, claimants: {view.claimants}"
+    assert view.overdue <= view.leaving.keys(), f"overdue, but not leaving: {view.overdue - view.leaving.keys()}"
+
+
+def _indexes_match_jobs(engine: Engine) -> None:
+    state, view = engine.state, engine.view
+    arrays: dict[int, list[int]] = {}
+    names: dict[tuple[int, str], list[int]] = {}
+    live, claims = Counter[int](), Counter[int]()
+    for job in sorted(state.jobs.values(), key=lambda j: j.id):
+        if job.array is not None:
+            arrays.setdefault(job.array.array_id, []).append(job.id)
+            live[job.array.array_id] += job.state in LIVE
+            claims[job.array.array_id] += job.id in view.claimants
+        if (name := unfinished_name(job)) is not None:
+            names.setdefault(name, []).append(job.id)
+        assert (job.id in state.ended) == job.state.final, f"job {job.key} is {job.state}, ended: {state.ended}"
+    assert state.arrays == arrays, f"arrays: {state.arrays}, but should be {arrays}"
+    assert state.singletons == names, f"names: {state.singletons}, but should be {names}"
+    assert +view._array_live == +live and +view._array_claims == +claims, "elements of arrays are miscounted"
+
+
+def _nobody_missed_a_dependency(engine: Engine) -> None:
+    state = engine.state
+    waiting: dict[str, set[int]] = {}
+    for job in state.jobs.values():
+        if job.state is not JobState.PENDING or job.dependency_met:
+            continue
+        assert job.spec.dependency is not None, f"job {job.key} waits for a dependency that it does not have"
+        met = evaluate(state, job)
+        assert met is not Met.YES, f"job {job.key}: {job.spec.dependency} is met, and nobody told it"
+        assert (met is Met.NEVER) == job.dependency_failed, f"job {job.key}: {job.spec.dependency} is {met}"
+        for key in job.spec.dependency.keys:
+            waiting.setdefault(key, set()).add(job.id)
+    assert state.dependents == waiting, f"followed: {state.dependents}, but should be {waiting}"
+    assert state.told == {key: facts(state, key) for key in waiting}, f"told: {state.told}"
 
 
 def _every_waiting_job_has_a_reason(engine: Engine, now: Instant) -> None:

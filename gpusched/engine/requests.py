@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from gpusched.engine.attempts import MOST_PATIENCE, ask_to_stop, grace, kill_now
 from gpusched.engine.dependencies import (
@@ -16,13 +17,14 @@ from gpusched.engine.dependencies import (
     evaluate,
     follow,
     resolve,
+    tell_dependents,
     unfollow,
 )
-from gpusched.engine.submit import check_request
+from gpusched.engine.submit import check_request, check_time
 from gpusched.engine.turn import Turn
 from gpusched.model.actions import Ask, Asked
 from gpusched.model.changes import Answer
-from gpusched.model.dependency import parse_dependency
+from gpusched.model.dependency import Relation, parse_dependency
 from gpusched.model.errors import GpuschedError, NotAllowed, NotFound, Refused, UsageError
 from gpusched.model.events import (
     CancelRequested,
@@ -55,23 +57,35 @@ def authorise(caller: Caller, job: Job) -> None:
 
 
 def on_request(turn: Turn, event: JobRequest) -> tuple[Answer, ...]:
-    """Carry out the request for every job that the keys name; each gets its own answer."""
+    """Carry out the request for every job that the keys name; each gets one answer, however often it is named."""
     for job in event.recalled:
         if job.id not in turn.state.jobs:
             turn.add_job(job)
     answers: list[Answer] = []
+    done: set[int] = set()
     for key in dict.fromkeys(event.keys):
         jobs = resolve(turn.state, key)
         if not jobs:
             answers.append(Answer(key, error=NotFound(f"there is no job {key}", "see: gpusched queue --all")))
         several = len(jobs) > 1
-        for job in jobs:
-            if several and job.state.final and not isinstance(event, RequeueRequested):
-                continue  # of an array, only the elements that are not over yet are meant
-            answers.append(_one(turn, event, job))
-        if several and not any(a.key.startswith(f"{key}_") for a in answers):
-            answers.append(Answer(key, error=Refused(f"every element of array {key} has ended already")))
+        meant = [job for job in jobs if not several or _is_meant(event, job)]
+        for job in meant:
+            if job.id not in done:
+                done.add(job.id)
+                answers.append(_one(turn, event, job))
+        if jobs and not meant:
+            answers.append(Answer(key, error=Refused(_NOTHING_MEANT[isinstance(event, RequeueRequested)].format(key))))
     return tuple(answers)
+
+
+def _is_meant(event: JobRequest, job: Job) -> bool:
+    """Of an array, only the elements to which the request can apply are meant."""
+    if isinstance(event, RequeueRequested):
+        return job.state is not JobState.PENDING
+    return not job.state.final
+
+
+_NOTHING_MEANT = ("every element of array {} has ended already", "every element of array {} is waiting already")
 
 
 def _one(turn: Turn, event: JobRequest, job: Job) -> Answer:
@@ -98,8 +112,10 @@ def _cancel(turn: Turn, job: Job, caller: Caller) -> str:
         kill_now(turn, job, f"cancelled again by {caller.user}: killed at once")
         return "killed at once (it was being cancelled already)"
     patience = min(grace(turn, job), MOST_PATIENCE)
-    ask_to_stop(turn, job, Stop(StopKind.CANCEL, turn.now.boot + patience, by=caller.user))
-    return f"asked to stop; killed in {patience:.0f} s if it has not (cancel again to kill it at once)"
+    job = ask_to_stop(turn, job, Stop(StopKind.CANCEL, turn.now.boot + patience, by=caller.user))
+    assert job.stop is not None
+    left = max(0.0, job.stop.deadline - turn.now.boot)  # less, if it was being stopped already
+    return f"asked to stop; killed in {left:.0f} s if it has not (cancel again to kill it at once)"
 
 
 def _hold(turn: Turn, job: Job, caller: Caller) -> str:
@@ -108,9 +124,9 @@ def _hold(turn: Turn, job: Job, caller: Caller) -> str:
             f"job {job.key} is {job.state}, only waiting jobs can be held",
             f"to take a running one back first: gpusched requeue {job.key}" if job.state.live else "",
         )
-    if job.hold is not None:
-        return "held already"
     foreign = caller.admin and caller.uid != job.owner.uid
+    if job.hold is not None and (not foreign or job.hold.kind is HoldKind.ADMIN):
+        return "held already"
     kind = HoldKind.ADMIN if foreign else HoldKind.USER
     job = turn.put_job(job, hold=Hold(kind, f"held by {caller.user}"), earmark=())
     turn.tell(job, "held", f"held by {caller.user}", caller.user)
@@ -122,7 +138,7 @@ def _release(turn: Turn, job: Job, caller: Caller) -> str:
         raise Refused(f"job {job.key} is not held")
     if job.hold.kind is HoldKind.ADMIN and not caller.admin:
         raise NotAllowed(f"job {job.key} is held by an administrator ({job.hold.reason})", "ask them to release it")
-    job = turn.put_job(job, hold=None, unasked_requeues=0, failed_starts=0)
+    job = turn.put_job(job, hold=None, unasked_requeues=0, failed_starts=0, losses=0)
     turn.tell(job, "released", f"released by {caller.user}", caller.user)
     return "released"
 
@@ -133,12 +149,14 @@ def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
     if job.state.live:
         _ask_back(turn, job, caller, StopKind.REQUEUE)
         return "asked to save and leave; it then waits again"
+    if job.spec.cron is not None:
+        raise Refused(f"job {job.key} was a --cron job", f"start it anew: gpusched resubmit {job.key}")
     # a dependency that was good enough for the first start is not asked for again
     job = turn.put_job(
         job, state=JobState.PENDING, ended_at=None, ended_because="", hold=None, dependency_met=True,
-        dependency_failed=False, restarts=job.restarts + 1, unasked_requeues=0, eligible_at=None,
+        dependency_failed=False, restarts=job.restarts + 1, unasked_requeues=0, losses=0, eligible_at=None,
     )
-    turn.state.singletons[(job.owner.uid, job.spec.name)].add(job.id)
+    tell_dependents(turn, (job,))
     turn.tell(job, "requeued", f"requeued by {caller.user}", caller.user)
     return "waits again" + (f", from its checkpoint {job.saved.checkpoint}" if job.saved else "")
 
@@ -194,16 +212,17 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
                     f"job {job.key} is {job.state}: {name} can change only while it waits",
                     f"while it runs you can change: {', '.join(_WHILE_LIVE)}",
                 )
+    if job.spec.cron is not None and "begin" in asked:
+        raise Refused(f"job {job.key} runs at the times of its --cron line", "cancel it and submit it with another")
     spec = _changed_spec(turn, job, asked)
-    if "dependency" in asked:
+    changes: dict[str, Any] = {"spec": spec}
+    if job.state is JobState.PENDING:
+        changes |= _depend_anew(turn, job, replace(job, spec=spec))
+    if spec.request != job.spec.request or spec.qos != job.spec.qos:
+        changes["earmark"] = ()
+    if "dependency_met" in changes:
         unfollow(turn.state, job)
-        turn.state.singletons[(job.owner.uid, spec.name)].add(job.id)
-        job = replace(job, spec=spec)
-        met = evaluate(turn.state, job)
-        job = replace(job, dependency_met=met is Met.YES, dependency_failed=met is Met.NEVER)
-    _rename(turn, job, spec)
-    earmark = job.earmark if spec.request == job.spec.request and spec.qos == job.spec.qos else ()
-    job = turn.put_job(job, spec=spec, earmark=earmark)
+    job = turn.put_job(job, **changes)
     follow(turn.state, job)
     said = ", ".join(f"{name} = {value}" for name, value in asked.items())
     turn.tell(job, "updated", f"{said} (by {event.caller.user})", event.caller.user)
@@ -232,17 +251,32 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 dependency = parse_dependency(str(value)) if value else None
                 if dependency is not None:
                     check_known(turn.state, dependency, job.key)
-                    check_no_cycle(turn.state, job, dependency)
                 spec = replace(spec, dependency=dependency)
             case _:
                 spec = replace(spec, **{name: value})  # type: ignore[arg-type]
-    turn.rules.partition(request.partition)
+    partition = turn.rules.partition(request.partition)
     if request != job.spec.request:
         check_request(turn.view, request)
+    if "time_limit" in asked or "partition" in asked:
+        spec = replace(spec, time_limit=partition.time_limit(spec.time_limit))
+        check_time(partition, spec.time_limit)
     return replace(spec, request=request)
 
 
-def _rename(turn: Turn, job: Job, spec: JobSpec) -> None:
-    if spec.name != job.spec.name:
-        turn.state.singletons[(job.owner.uid, job.spec.name)].discard(job.id)
-        turn.state.singletons[(job.owner.uid, spec.name)].add(job.id)
+def _depend_anew(turn: Turn, job: Job, changed: Job) -> dict[str, Any]:
+    """The dependency flags of a waiting job after its dependency or its name has changed.
+
+    Raises UsageError for a circle, Refused for what can never be met (if that would cancel the job).
+    """
+    if changed.spec.name != job.spec.name or changed.spec.dependency != job.spec.dependency:
+        check_no_cycle(turn.state, changed)
+    dependency = changed.spec.dependency
+    named_anew = changed.spec.name != job.spec.name and dependency is not None and any(
+        clause.relation is Relation.SINGLETON for clause in dependency.clauses
+    )
+    if dependency == job.spec.dependency and not named_anew:
+        return {}
+    met = evaluate(turn.state, changed)
+    if met is Met.NEVER and changed.spec.cancel_on_bad_dependency:
+        raise Refused(f"dependency {dependency} can never be met", "name jobs that can still get there")
+    return {"dependency_met": met is Met.YES, "dependency_failed": met is Met.NEVER}

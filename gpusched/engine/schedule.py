@@ -21,16 +21,21 @@ def schedule(turn: Turn) -> None:
         match decision:
             case Start(job_id, devices, past):
                 start(turn, turn.state.jobs[job_id], devices)
-                if past is not None:
-                    waiting = turn.state.jobs[past]
-                    turn.put_job(waiting, bypassed=waiting.bypassed + 1)
-            case Preempt():
+                _count_bypass(turn, past)
+            case Preempt(past=past):
                 _preempt(turn, decision)
+                _count_bypass(turn, past)
             case Withdraw(job_id, reason):
                 job = turn.put_job(turn.state.jobs[job_id], earmark=())
                 turn.tell(job, "replanned", f"its devices are chosen anew: {reason}")
     _end_of_yielding(turn)
     turn.dirty = False
+
+
+def _count_bypass(turn: Turn, past: int | None) -> None:
+    if past is not None:
+        waiting = turn.state.jobs[past]
+        turn.put_job(waiting, bypassed=waiting.bypassed + 1)
 
 
 def _preempt(turn: Turn, decision: Preempt) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpusched.engine.dependencies import Met, check_known, evaluate, follow
+from gpusched.engine.dependencies import Memo, Met, check_known, evaluate, follow, look_again
 from gpusched.engine.turn import State, Turn
 from gpusched.model.array import parse_array
 from gpusched.model.changes import Submitted
 from gpusched.model.errors import UsageError
 from gpusched.model.events import CronFired, JobSubmitted
 from gpusched.model.job import ArrayElement, Hold, HoldKind, Job, JobSpec, Owner, Request
+from gpusched.model.rules import Partition
 from gpusched.model.state import JobState
 from gpusched.model.units import format_duration, format_size
 from gpusched.policy.view import View
@@ -24,17 +25,24 @@ def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElemen
     rules.level(spec.qos)
     partition = rules.partition(spec.request.partition)
     limit = partition.time_limit(spec.time_limit)
-    if partition.max_time is not None and limit is not None and limit > partition.max_time:
-        raise UsageError(
-            f"time limit {format_duration(limit)} is longer than partition {partition.name!r} allows",
-            f"give at most --time {format_duration(partition.max_time)}",
-        )
+    check_time(partition, limit)
     check_request(state.view, spec.request)
     if spec.dependency is not None:
         check_known(state, spec.dependency)
     if event.array is not None and spec.cron is not None:
         raise UsageError("--array and --cron do not go together", "submit an array from a --cron job's script")
     return replace(spec, time_limit=limit), _elements(event, state)
+
+
+def check_time(partition: Partition, limit: float | None) -> None:
+    """Refuse a time limit (seconds) that the partition does not allow. Raises UsageError."""
+    if limit is not None and limit < 0:
+        raise UsageError("a time limit cannot be negative", "write for example --time 2:00:00, or 0 for no limit")
+    if partition.max_time is not None and limit is not None and limit > partition.max_time:
+        raise UsageError(
+            f"time limit {format_duration(limit)} is longer than partition {partition.name!r} allows",
+            f"give at most --time {format_duration(partition.max_time)}",
+        )
 
 
 def check_request(view: View, request: Request) -> None:
@@ -102,22 +110,28 @@ def on_submitted(turn: Turn, event: JobSubmitted) -> Submitted:
     first = turn.take_ids(max(1, len(elements)))
     if spec.cron is not None:
         spec = replace(spec, begin=event.next_run)
-    hold = Hold(HoldKind.USER, "submitted with --hold") if event.hold else None
+    hold = submitted_hold(event)
     jobs = []
+    memo: Memo = {}  # the elements of an array all depend on the same
     for job_id, element in zip(range(first, turn.state.next_job_id), elements or (None,), strict=True):
         array = replace(element, array_id=first) if element is not None else None
         job = Job(job_id, owner, spec, JobState.PENDING, turn.now.wall, array=array, hold=hold)
-        jobs.append(_take_in(turn, job))
+        jobs.append(_take_in(turn, job, memo))
     key = str(first)
     return Submitted(key, tuple(job.id for job in jobs))
 
 
-def _take_in(turn: Turn, job: Job) -> Job:
-    turn.state.singletons[(job.owner.uid, job.spec.name)].add(job.id)
-    met = evaluate(turn.state, job)
+def submitted_hold(event: JobSubmitted) -> Hold | None:
+    return Hold(HoldKind.USER, "submitted with --hold") if event.hold else None
+
+
+def _take_in(turn: Turn, job: Job, memo: Memo) -> Job:
+    met = evaluate(turn.state, job, memo)
     job = turn.put_job(replace(job, dependency_met=met is Met.YES))
-    follow(turn.state, job)
     turn.tell(job, "submitted", f"submitted to QoS {job.spec.qos}", job.owner.user)
+    follow(turn.state, job)
+    if met is Met.NEVER:
+        look_again(turn, job, memo)  # nobody will move any more and have it looked at later
     return job
 
 
@@ -140,5 +154,5 @@ def on_cron(turn: Turn, event: CronFired) -> None:
     job = Job(
         turn.take_ids(1), template.owner, spec, JobState.PENDING, turn.now.wall, cron_parent=template.id
     )
-    job = _take_in(turn, job)
+    job = _take_in(turn, job, {})
     turn.tell(template, "fired", f"submitted job {job.key}")

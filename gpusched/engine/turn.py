@@ -6,9 +6,10 @@ view, the dependents and the rows to commit in step.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect_left, insort
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpusched.model.actions import Action
 from gpusched.model.changes import Changes, StoryLine
@@ -24,6 +25,19 @@ class IllegalMove(AssertionError):
     """A bug: a job was moved where the table does not allow. The message holds what led there."""
 
 
+class Facts(NamedTuple):
+    """What the jobs that one key names have come to, as far as dependencies care."""
+
+    known: bool
+    unstarted: bool  # one of them has neither started nor ended
+    unfinished: bool  # one of them has not ended
+    completed: bool  # one of them has ended well
+    failed: bool  # one of them has ended otherwise
+
+
+Name = tuple[int, str]  # whose job, and what it is called
+
+
 @dataclass(slots=True)
 class State:
     """All the engine knows. `view` holds the jobs and devices; the rest are indexes and counters."""
@@ -32,9 +46,10 @@ class State:
     boot_id: str
     view: View
     next_job_id: int = 1
-    arrays: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    dependents: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # job id → who waits for it
-    singletons: dict[tuple[int, str], set[int]] = field(default_factory=lambda: defaultdict(set))
+    arrays: dict[int, list[int]] = field(default_factory=dict)  # array id → ids of its elements, ascending
+    dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
+    told: dict[str, Facts] = field(default_factory=dict)  # the facts that those who wait for a key were told last
+    singletons: dict[Name, list[int]] = field(default_factory=dict)  # unfinished jobs of one name, ascending
     waiting_for_time: set[int] = field(default_factory=set)  # pending jobs with a begin time to come
     ended: set[int] = field(default_factory=set)  # final jobs that are still kept, because others need them
     closing: bool = False  # the service is emptying itself: nothing new starts
@@ -67,6 +82,7 @@ class Turn:
         self._story: list[StoryLine] = []
         self._first_id = state.next_job_id
         self.ended: list[Job] = []  # jobs that became final in this turn and whose dependents are to be told
+        self.names_left: set[Name] = set()  # names that have one unfinished job fewer, likewise
 
     # ---- reading --------------------------------------------------------------------------------------------
 
@@ -109,9 +125,13 @@ class Turn:
                 self.state.ended.add(new.id)
             else:
                 self.state.ended.discard(new.id)
+        if old is not None:
+            self._track_name(old, new)
         ready = eligible(new, self.now, self.rules)
         if ready and new.eligible_at is None:
             new = replace(new, eligible_at=self.now.wall)
+        if new.earmark and not ready:
+            new = replace(new, earmark=())  # who waits for something else claims no devices meanwhile
         self._track_time(new)
         self.state.view.put_job(new, ready)
         self._jobs[new.id] = new
@@ -124,6 +144,12 @@ class Turn:
         self._attempts[new.key] = new
         self.dirty = True
         return new
+
+    def overdue(self, attempt: Attempt) -> None:
+        """The attempt ended long ago and still has not left its devices: nobody should wait for them."""
+        if attempt.key not in self.state.view.overdue:
+            self.state.view.overdue.add(attempt.key)
+            self.dirty = True
 
     def put_device(self, device: Device) -> None:
         old = self.state.view.slots.get(device.uuid)
@@ -157,6 +183,19 @@ class Turn:
             next_job_id=self.state.next_job_id if moved else None,
         )
 
+    def _track_name(self, old: Job, new: Job) -> None:
+        before, after = unfinished_name(old), unfinished_name(new)
+        if before == after:
+            return
+        if before is not None:
+            ids = self.state.singletons[before]
+            del ids[bisect_left(ids, old.id)]
+            if not ids:
+                del self.state.singletons[before]
+            self.names_left.add(before)
+        if after is not None:
+            insort(self.state.singletons.setdefault(after, []), new.id)
+
     def _track_time(self, job: Job) -> None:
         begin = job.spec.begin
         if job.state is JobState.PENDING and not job.spec.cron and begin is not None and begin > self.now.wall:
@@ -178,16 +217,24 @@ def eligible(job: Job, now: Instant, rules: Rules) -> bool:
     )
 
 
+def unfinished_name(job: Job) -> Name | None:
+    """The name under which later `singleton` jobs wait for this one. A --cron template runs nothing itself."""
+    return None if job.state.final or job.spec.cron is not None else (job.owner.uid, job.spec.name)
+
+
 def index_job(state: State, job: Job) -> None:
     if job.array is not None:
-        elements = state.arrays[job.array.array_id]
-        if job.id not in elements:
-            elements.append(job.id)
-            elements.sort()
+        _insert(state.arrays.setdefault(job.array.array_id, []), job.id)
     if job.state.final:
         state.ended.add(job.id)
-    else:
-        state.singletons[(job.owner.uid, job.spec.name)].add(job.id)
+    elif (name := unfinished_name(job)) is not None:
+        _insert(state.singletons.setdefault(name, []), job.id)
+
+
+def _insert(ids: list[int], job_id: int) -> None:
+    at = bisect_left(ids, job_id)
+    if at == len(ids) or ids[at] != job_id:
+        ids.insert(at, job_id)
 
 
 def _partition_allows(rules: Rules, job: Job) -> bool:

@@ -6,9 +6,11 @@
 | cancel          | anything else                    | CANCELLED (a saved checkpoint is kept)                        |
 | time limit      | anything else                    | TIMEOUT (resumable with `requeue`)                            |
 | preempt, yield… | saved, or 85, or anything else   | back to the queue, if it may be requeued, else PREEMPTED      |
+|                 |                                  | (FAILED where the cause was a failed device)                  |
 | none            | exit 85                          | back to the queue; held if it repeats without saving          |
 | none            | another code, or a signal        | FAILED                                                        |
-| none            | lost                             | back to the queue, if it may be requeued, else LOST           |
+| none            | lost                             | back to the queue, if it may be requeued, else LOST (also if  |
+|                 |                                  | it is lost again and again without having saved anything new) |
 | any             | launch failed (exec, chdir, …)   | FAILED with errno and the sentence (CANCELLED if cancelled)   |
 | any             | never started                    | back to the queue, not counted (held if it repeats)           |
 """
@@ -31,6 +33,7 @@ class Verdict:
     because: str
     restarts: int
     failed_starts: int = 0
+    losses: int = 0
     unasked_requeues: int = 0
     yielding: bool = False
     hold: Hold | None = None
@@ -53,7 +56,7 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, rules: Rules) -> Verdict
     if stop is not None:
         return _stopped(job, attempt, stop, said)
     if outcome.kind is OutcomeKind.LOST:
-        return _lost(job, said, rules)
+        return _lost(job, attempt, said, rules)
     if outcome.code == EXIT_SAVED:
         return _saved_unasked(job, attempt, rules)
     return Verdict(JobState.FAILED, said, job.restarts)
@@ -82,25 +85,35 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _limit(job: Job, rules: Rules) -> int:
-    return rules.max_requeues if job.spec.max_requeues is None else job.spec.max_requeues
-
-
 def _stopped(job: Job, attempt: Attempt, stop: Stop, said: str) -> Verdict:
     how = f"{stop.phrase()}; {'saved' if attempt.saved else said}"
     asked_by_owner = stop.kind in (StopKind.YIELD, StopKind.REQUEUE)
-    over = job.spec.max_requeues is not None and job.restarts >= job.spec.max_requeues
+    final = JobState.FAILED if stop.kind is StopKind.DEVICE_FAILED else JobState.PREEMPTED
     if stop.to_cancel or (not job.spec.requeue and not asked_by_owner):
-        return Verdict(JobState.PREEMPTED, how, job.restarts)
-    if over and not asked_by_owner:
-        return Verdict(JobState.PREEMPTED, f"{how}; requeued {job.restarts} times, which is its limit", job.restarts)
+        return Verdict(final, how, job.restarts)
+    if _at_its_limit(job) and not asked_by_owner:
+        return Verdict(final, f"{how}; requeued {job.restarts} times, which is its limit", job.restarts)
     return Verdict(JobState.PENDING, how, job.restarts + 1, yielding=stop.kind is StopKind.YIELD)
 
 
-def _lost(job: Job, said: str, rules: Rules) -> Verdict:
-    if job.spec.requeue and job.restarts < _limit(job, rules):
-        return Verdict(JobState.PENDING, said, job.restarts + 1)
-    return Verdict(JobState.LOST, said, job.restarts)
+def _at_its_limit(job: Job) -> bool:
+    """The job's own limit, which counts every restart; without one, orderly stops are not limited."""
+    return job.spec.max_requeues is not None and job.restarts >= job.spec.max_requeues
+
+
+def _progressed(job: Job, attempt: Attempt) -> bool:
+    return attempt.saved is not None and attempt.saved != job.saved
+
+
+def _lost(job: Job, attempt: Attempt, said: str, rules: Rules) -> Verdict:
+    if not job.spec.requeue:
+        return Verdict(JobState.LOST, said, job.restarts)
+    if _at_its_limit(job):
+        return Verdict(JobState.LOST, f"{said}; requeued {job.restarts} times, which is its limit", job.restarts)
+    losses = 1 if _progressed(job, attempt) else job.losses + 1
+    if job.spec.max_requeues is None and losses > rules.max_requeues:
+        return Verdict(JobState.LOST, f"{said}; lost {losses} times in a row without saving", job.restarts)
+    return Verdict(JobState.PENDING, said, job.restarts + 1, losses=losses)
 
 
 def _never_started(job: Job, outcome: Outcome, rules: Rules) -> Verdict:
@@ -108,7 +121,10 @@ def _never_started(job: Job, outcome: Outcome, rules: Rules) -> Verdict:
     hold = None
     if failures > rules.max_requeues:
         hold = Hold(HoldKind.SYSTEM, f"it could not be started {failures} times in a row: {outcome.text}")
-    return Verdict(JobState.PENDING, describe(outcome), job.restarts, failed_starts=failures, hold=hold)
+    return Verdict(
+        JobState.PENDING, describe(outcome), job.restarts, failed_starts=failures, losses=job.losses,
+        unasked_requeues=job.unasked_requeues, hold=hold,
+    )
 
 
 def _saved_unasked(job: Job, attempt: Attempt, rules: Rules) -> Verdict:
@@ -116,8 +132,7 @@ def _saved_unasked(job: Job, attempt: Attempt, rules: Rules) -> Verdict:
     if not job.spec.requeue:
         return Verdict(JobState.FAILED, "exit code 85 (saved, run me again), but it was submitted with --no-requeue",
                        job.restarts)
-    progressed = attempt.saved is not None and attempt.saved != job.saved
-    repeats = 0 if progressed else job.unasked_requeues + 1
+    repeats = 0 if _progressed(job, attempt) else job.unasked_requeues + 1
     hold = None
     if repeats > rules.max_unasked_requeues:
         hold = Hold(HoldKind.SYSTEM, f"it asked to be run again (exit code 85) {repeats} times in a row without saving")

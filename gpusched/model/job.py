@@ -132,6 +132,7 @@ class Job:
     attempt: int = 0  # number of the latest attempt; 0: none yet
     restarts: int = 0  # attempts that ran and were followed by another
     failed_starts: int = 0  # consecutive starts that never became a process
+    losses: int = 0  # consecutive attempts that were lost and had saved nothing new
     unasked_requeues: int = 0  # consecutive exits with 85 that nobody asked for and that saved nothing new
     saved: Saved | None = None  # the newest acknowledged checkpoint
     earmark: tuple[str, ...] = ()  # devices that its victims are leaving for this job

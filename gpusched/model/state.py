@@ -89,6 +89,7 @@ class Stop:
     for_job: int | None = None
     by: str = ""
     to_cancel: bool = False  # preempt mode `cancel`: the victim does not come back
+    kills: int = 0  # how often its tree was killed already; after the first, `deadline` is that of the next kill
 
     def phrase(self) -> str:
         """The cause in words, as jobs and people read it."""

@@ -8,7 +8,8 @@ view is always true. The steps:
 2. The waiting jobs, in scheduling order (`View.order`): start what fits; else plan a preemption, if the level may;
    else it stays, and so do all jobs that ask for the same.
 3. Fit-first with a bypass limit: a later job may start on devices that an earlier one cannot use *now*. Each time
-   it is counted on the first job that waits; past the limit the devices that job could use are kept for it.
+   it is counted on the first job that waits and could run on the devices as they are today; past the limit the
+   devices that job could use are kept for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from gpusched.model.job import Job, Share
-from gpusched.policy.fit import fit
+from gpusched.policy.fit import fit, foreign_blocks, possible
 from gpusched.policy.preempt import Plan, plan_preemption
 from gpusched.policy.view import Bucket, View
 
@@ -34,6 +35,7 @@ class Start:
 class Preempt:
     job_id: int
     plan: Plan
+    past: int | None = None  # the waiting job that this plan goes past
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,7 @@ def _promises(view: View) -> Iterator[Decision]:
             continue
         if view.array_full(job):
             continue
-        kept = {slot.device.uuid for slot in view.slots.values() if slot.device.uuid not in job.earmark}
-        shares = fit(view, job, guarded=kept)
+        shares = fit(view, job, guarded=_all_but(view, job.earmark))
         if shares is not None:
             yield Start(job_id, shares)
 
@@ -76,9 +77,16 @@ def _broken_promise(view: View, job: Job) -> str:
             return f"device {slot.device.index if slot else uuid} is no longer usable"
         if slot.kept_for != job.id:
             return f"device {slot.device.index} is kept for job {slot.kept_for}"
-        if not job.spec.request.shared and slot.device.foreign_mib > view.rules.foreign_floor_mib:
+        if foreign_blocks(slot, job.spec.request, view.rules.foreign_floor_mib):
             return f"device {slot.device.index} is in use by processes outside gpusched"
+    with view.without(view.departing()):
+        if fit(view, job, guarded=_all_but(view, job.earmark)) is None:
+            return "what it was promised has not become free"
     return ""
+
+
+def _all_but(view: View, uuids: tuple[str, ...]) -> set[str]:
+    return view.slots.keys() - set(uuids)
 
 
 def _queue(view: View) -> Iterator[Decision]:
@@ -93,15 +101,16 @@ def _queue(view: View) -> Iterator[Decision]:
             continue
         shares = fit(view, job, guarded)
         if shares is not None:
-            yield Start(job_id, shares, _goes_past(view, first_waiting, shares))
+            past = _goes_past(view, first_waiting, tuple(share.uuid for share in shares))
+            yield Start(job_id, shares, past)
             _push_next(view, heads, bucket)
             continue
-        plan = plan_preemption(view, job)
+        plan = plan_preemption(view, job, guarded)
         if plan is not None:
-            yield Preempt(job_id, plan)
+            yield Preempt(job_id, plan, _goes_past(view, first_waiting, plan.devices))
             _push_next(view, heads, bucket)
             continue
-        if first_waiting is None and job.spec.request.gpus:
+        if first_waiting is None and job.spec.request.gpus and possible(view, job.spec.request):
             first_waiting = job
             if job.bypassed >= view.rules.bypass_limit:
                 guarded = {slot.device.uuid for slot in view.suitable(job.spec.request)}
@@ -113,9 +122,9 @@ def _push_next(view: View, heads: list[tuple[tuple[bool, int, int], Bucket]], bu
         heappush(heads, (view.order(view.jobs[ids[0]]), bucket))
 
 
-def _goes_past(view: View, waiting: Job | None, shares: tuple[Share, ...]) -> int | None:
+def _goes_past(view: View, waiting: Job | None, uuids: tuple[str, ...]) -> int | None:
     if waiting is None:
         return None
     wanted = waiting.spec.request
-    useful = any(view.suits(view.slots[share.uuid].device, wanted) for share in shares)
+    useful = any(view.suits(view.slots[uuid].device, wanted) for uuid in uuids)
     return waiting.id if useful else None

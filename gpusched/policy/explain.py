@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import merge
+from itertools import islice
 
 from gpusched.model.dependency import Relation
 from gpusched.model.device import Health
 from gpusched.model.job import HoldKind, Job
 from gpusched.model.state import JobState
 from gpusched.model.units import format_size
-from gpusched.policy.fit import fit, room_for
+from gpusched.policy.fit import fit, foreign_blocks, room_for
 from gpusched.policy.preempt import may_leave
 from gpusched.policy.view import Slot, View
 
@@ -128,14 +131,10 @@ def _device_reason(view: View, job: Job) -> Reason:
         what = f"needs {request.gpus} suitable devices, {len(usable)} are usable"
         return Reason(Word.DEVICE_UNAVAILABLE, f"{what} ({bad})" if bad else what, "a suitable device comes (back)")
     floor = view.rules.foreign_floor_mib
-    if not request.shared:
-        clean = [slot for slot in usable if slot.device.foreign_mib <= floor]
-        if len(clean) < request.gpus:
-            foreign = [slot for slot in usable if slot.device.foreign_mib > floor]
-            where = ", ".join(f"{s.device.index} ({format_size(s.device.foreign_mib)})" for s in foreign)
-            return Reason(
-                Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end"
-            )
+    foreign = [slot for slot in usable if foreign_blocks(slot, request, floor)]
+    if len(usable) - len(foreign) < request.gpus:
+        where = ", ".join(f"{s.device.index} ({format_size(s.device.foreign_mib)})" for s in foreign)
+        return Reason(Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end")
     open_now = [slot for slot in usable if room_for(slot, request, floor)]
     kept = sorted({slot.kept_for for slot in open_now if slot.kept_for not in (None, job.id)})
     first = _first_rival(view, job)
@@ -158,7 +157,7 @@ def _device_reason(view: View, job: Job) -> Reason:
 def _preempting(view: View, job: Job) -> Reason:
     leaving = sorted(
         {
-            view.jobs[key.job_id].key if key.job_id in view.jobs else str(key.job_id)
+            _name(view, key.job_id)
             for uuid in job.earmark
             if uuid in view.slots
             for key in view.slots[uuid].holders
@@ -172,27 +171,46 @@ def _preempting(view: View, job: Job) -> Reason:
 def _first_rival(view: View, job: Job) -> Job | None:
     """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
     order = view.order(job)
-    uuids = {slot.device.uuid for slot in view.suitable(job.spec.request)}
     best: Job | None = None
     for ids in view.buckets.values():
         head = view.jobs[ids[0]]
-        if head.spec.request.gpus == 0 or view.order(head) >= order or view.array_full(head):
-            continue
-        competes = any(slot.device.uuid in uuids for slot in view.suitable(head.spec.request))
-        if competes and (best is None or view.order(head) < view.order(best)):
+        earlier = view.order(head) < (order if best is None else view.order(best))
+        if earlier and not view.array_full(head) and _compete(view, head, job):
             best = head
     return best
 
 
+def _compete(view: View, one: Job, other: Job) -> bool:
+    """Both want something that only one of them can have: a device, or a place among the CPU-only jobs."""
+    mine, yours = one.spec.request, other.spec.request
+    if mine.gpus == 0 or yours.gpus == 0:
+        return mine.gpus == yours.gpus
+    if mine == yours:
+        return True
+    uuids = {slot.device.uuid for slot in view.suitable(mine)}
+    return any(slot.device.uuid in uuids for slot in view.suitable(yours))
+
+
 def ahead(view: View, job: Job, most: int = 20) -> tuple[Ahead, ...]:
-    """The waiting jobs that go before this one, first things first."""
+    """The waiting jobs that go before this one for something that it wants too, first things first."""
     order = view.order(job)
-    before = sorted((other for other in view.waiting() if view.order(other) < order), key=view.order)
-    return tuple(Ahead(other.id, _ahead_text(view, other, job)) for other in before[:most])
+    first = merge(*_competing_queues(view, job), key=view.order)
+    before = islice((other for other in first if view.order(other) < order), most)
+    return tuple(Ahead(other.id, _ahead_text(view, other, job)) for other in before)
+
+
+def _competing_queues(view: View, job: Job) -> list[Iterator[Job]]:
+    """The waiting jobs that compete with `job`, as sequences that are each in scheduling order."""
+    claiming = [view.jobs[job_id] for job_id in view.claimants]
+    queues = [iter(sorted((other for other in claiming if _compete(view, other, job)), key=view.order))]
+    waiting = (ids for ids in view.buckets.values() if _compete(view, view.jobs[ids[0]], job))
+    return [*queues, *(map(view.jobs.__getitem__, ids) for ids in waiting)]
 
 
 def _ahead_text(view: View, other: Job, job: Job) -> str:
-    if other.spec.qos != job.spec.qos:
+    if job.yielding and not other.yielding:
+        return f"job {job.key} gave its devices back and lets others go first, once"
+    if view.priority(other) != view.priority(job):
         return f"QoS {other.spec.qos} goes before {job.spec.qos}"
     return "submitted earlier"
 
@@ -217,13 +235,30 @@ def _device_text(view: View, slot: Slot, job: Job) -> str:
     if device.stale:
         return "its state is unknown: the driver does not answer"
     if slot.kept_for not in (None, job.id):
-        return f"kept for job {slot.kept_for}"
-    if slot.holders and not (request.shared and room_for(slot, request, 0)):
-        names = ", ".join(str(key.job_id) for key in slot.holders)
-        return f"held by job {names}"
-    if not room_for(slot, request, view.rules.foreign_floor_mib):
+        return f"kept for job {_name(view, slot.kept_for)}"
+    if slot.holders and not foreign_blocks(slot, request, view.rules.foreign_floor_mib):
+        if not (request.shared and room_for(slot, request, 0)):
+            return _holders_text(view, slot)
+    elif not room_for(slot, request, view.rules.foreign_floor_mib):
         return f"{format_size(device.foreign_mib)} in use outside gpusched"
     return ""
+
+
+def _holders_text(view: View, slot: Slot) -> str:
+    held = ", ".join(_name(view, key.job_id) for key in slot.holders if key not in view.leaving)
+    ended = ", ".join(_name(view, key.job_id) for key in slot.holders if key in view.leaving)
+    texts = []
+    if held:
+        texts.append(f"held by job {held}")
+    if ended:
+        texts.append(f"job {ended} has ended, but the device is not seen free of it yet")
+    return "; ".join(texts)
+
+
+def _name(view: View, job_id: int | None) -> str:
+    """The job's key; the engine may have let go of a job that has ended."""
+    job = view.jobs.get(job_id) if job_id is not None else None
+    return job.key if job else str(job_id)
 
 
 def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:

@@ -20,6 +20,21 @@ def room_for(slot: Slot, request: Request, floor_mib: int) -> bool:
     return not slot.holders and device.foreign_mib <= floor_mib
 
 
+def foreign_blocks(slot: Slot, request: Request, floor_mib: int) -> bool:
+    """Foreign use alone keeps this request from the device, even if all our own jobs left it."""
+    device = slot.device
+    if request.shared:
+        return device.foreign_mib + (request.gpu_mem_mib or 0) > device.total_mib
+    return device.foreign_mib > floor_mib
+
+
+def possible(view: View, request: Request) -> bool:
+    """The request could be met on the devices as they are today, if all our own jobs left them."""
+    floor = view.rules.foreign_floor_mib
+    able = [s for s in view.suitable(request) if s.device.usable and not foreign_blocks(s, request, floor)]
+    return len(able) >= request.gpus
+
+
 def fit(view: View, job: Job, guarded: Container[str] = ()) -> tuple[Share, ...] | None:
     """The shares that `job` would get now, or None. CPU-only jobs get an empty tuple.
 

@@ -6,6 +6,7 @@ out not to be needed).
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from gpusched.model.job import Attempt, Job
@@ -45,9 +46,10 @@ def may_leave(view: View, victim: Job, job: Job) -> bool:
     return running and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
 
 
-def plan_preemption(view: View, job: Job) -> Plan | None:
+def plan_preemption(view: View, job: Job, guarded: Container[str] = ()) -> Plan | None:
     """The smallest set of victims, in the stated order, whose leaving lets `job` start; None if there is none.
 
+    guarded: devices that are being kept for jobs ahead of this one.
     Where the devices of attempts that are leaving anyway will be enough, the plan has no victims: those devices are
     just promised to the job, so that the next preemptor does not count on them too.
     """
@@ -55,36 +57,27 @@ def plan_preemption(view: View, job: Job) -> Plan | None:
     level = view.rules.qos.get(job.spec.qos)
     if request.gpus == 0 or level is None or not level.preempts:
         return None
-    with view.without(_leaving_anyway(view)):
-        shares = fit(view, job)
+    with view.without(view.departing()):
+        shares = fit(view, job, guarded)
         if shares is not None:
             return Plan(tuple(share.uuid for share in shares), ())
         chosen: list[Attempt] = []
         for attempt in candidates(view, job):
             chosen.append(attempt)
-            if _fits_without(view, job, chosen):
+            if _fits_without(view, job, chosen, guarded):
                 break
         else:
             return None
         for attempt in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
             rest = [other for other in chosen if other is not attempt]
-            if _fits_without(view, job, rest):
+            if _fits_without(view, job, rest, guarded):
                 chosen = rest
         with view.without(chosen):
-            shares = fit(view, job)
+            shares = fit(view, job, guarded)
     assert shares is not None
     return Plan(tuple(share.uuid for share in shares), tuple(chosen))
 
 
-def _fits_without(view: View, job: Job, attempts: list[Attempt]) -> bool:
+def _fits_without(view: View, job: Job, attempts: list[Attempt], guarded: Container[str]) -> bool:
     with view.without(attempts):
-        return fit(view, job) is not None
-
-
-def _leaving_anyway(view: View) -> list[Attempt]:
-    stopping = [
-        attempt
-        for job_id, attempt in view.live.items()
-        if view.jobs[job_id].state is JobState.STOPPING
-    ]
-    return [*stopping, *view.leaving.values()]
+        return fit(view, job, guarded) is not None

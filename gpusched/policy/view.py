@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,7 +17,10 @@ from typing import NamedTuple
 from gpusched.model.device import Device
 from gpusched.model.job import Attempt, AttemptKey, Job, Request
 from gpusched.model.rules import Rules
-from gpusched.model.state import LIVE
+from gpusched.model.state import LIVE, JobState
+
+_REMEMBERED = 512  # different requests for which the suitable devices are remembered
+_UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
 
 
 @dataclass(slots=True)
@@ -55,16 +58,21 @@ class View:
         self.slots: dict[str, Slot] = {}
         self.live: dict[int, Attempt] = {}  # job id → its live attempt
         self.leaving: dict[AttemptKey, Attempt] = {}  # ended, devices not yet seen free
+        self.overdue: set[AttemptKey] = set()  # of these, the ones that should have left long ago
         self.buckets: dict[Bucket, list[int]] = {}
         self.claimants: set[int] = set()  # waiting jobs with an earmark
         self.cpu_running = 0
         self._array_live: Counter[int] = Counter()
+        self._array_claims: Counter[int] = Counter()
+        self._suitable: dict[Request, list[Slot]] = {}
         self._bucket_of: dict[int, Bucket] = {}
 
     # ---- what the engine puts in ----------------------------------------------------------------------------
 
     def put_device(self, device: Device) -> None:
         slot = self.slots.get(device.uuid)
+        if slot is None or _identity(slot.device) != _identity(device):
+            self._suitable.clear()
         if slot is None:
             slot = self.slots[device.uuid] = Slot(device)
             for attempt in (*self.live.values(), *self.leaving.values()):
@@ -85,6 +93,7 @@ class View:
         self._count(job, +1)
         if eligible and job.earmark:
             self.claimants.add(job.id)
+            self._claim(job, +1)
             self._keep(job, job.id)
         elif eligible:
             bucket = self.bucket(job)
@@ -92,9 +101,11 @@ class View:
             self._bucket_of[job.id] = bucket
 
     def drop_job(self, job_id: int) -> None:
-        """Forget a job that has ended."""
+        """Forget a job that has ended, or that was put in for a forecast only."""
         self._unqueue(job_id)
-        self.jobs.pop(job_id, None)
+        job = self.jobs.pop(job_id, None)
+        if job is not None and job.array is not None and not self._array_live[job.array.array_id]:
+            del self._array_live[job.array.array_id], self._array_claims[job.array.array_id]
 
     def put_attempt(self, attempt: Attempt) -> None:
         for slot in self.slots.values():
@@ -107,6 +118,7 @@ class View:
             self.leaving[attempt.key] = attempt
         else:
             self.leaving.pop(attempt.key, None)
+            self.overdue.discard(attempt.key)
         self._hold(attempt)
 
     # ---- what the policies ask ------------------------------------------------------------------------------
@@ -132,9 +144,21 @@ class View:
             yield self.jobs[job_id]
 
     def array_full(self, job: Job) -> bool:
-        """The job's array already runs as many elements as its %limit allows."""
+        """As many other elements of the job's array run, or have devices promised, as its %limit allows."""
         array = job.array
-        return bool(array and array.limit and self._array_live[array.array_id] >= array.limit)
+        if array is None or not array.limit:
+            return False
+        others = self._array_live[array.array_id] + self._array_claims[array.array_id]
+        return others - (job.id in self.claimants) >= array.limit
+
+    def departing(self) -> list[Attempt]:
+        """Attempts that will leave their devices by themselves: asked to stop, or ended and about to be seen gone."""
+        stopping = []
+        for job_id, attempt in self.live.items():
+            job = self.jobs[job_id]
+            if job.state is JobState.STOPPING and (job.stop is None or job.stop.kills < _UNKILLABLE):
+                stopping.append(attempt)
+        return [*stopping, *(a for key, a in self.leaving.items() if key not in self.overdue)]
 
     def suits(self, device: Device, request: Request) -> bool:
         """The device is of the asked kind and in the asked partition, whatever its present state."""
@@ -145,8 +169,15 @@ class View:
             return False
         return request.gpu_type is None or _glob(device.name, request.gpu_type)
 
-    def suitable(self, request: Request) -> list[Slot]:
-        return [slot for slot in self.slots.values() if self.suits(slot.device, request)]
+    def suitable(self, request: Request) -> Sequence[Slot]:
+        """The devices of the asked kind, whatever their present state."""
+        found = self._suitable.get(request)
+        if found is None:
+            if len(self._suitable) >= _REMEMBERED:
+                self._suitable.clear()
+            found = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
+            self._suitable[request] = found
+        return found
 
     @contextmanager
     def without(self, attempts: Iterable[Attempt]) -> Iterator[None]:
@@ -177,7 +208,9 @@ class View:
                 slot.kept_for = for_job
 
     def _unqueue(self, job_id: int) -> None:
-        self.claimants.discard(job_id)
+        if job_id in self.claimants:
+            self.claimants.discard(job_id)
+            self._claim(self.jobs[job_id], -1)
         bucket = self._bucket_of.pop(job_id, None)
         if bucket is None:
             return
@@ -193,6 +226,16 @@ class View:
             self.cpu_running += by
         if job.array is not None:
             self._array_live[job.array.array_id] += by
+
+
+    def _claim(self, job: Job, by: int) -> None:
+        if job.array is not None:
+            self._array_claims[job.array.array_id] += by
+
+
+def _identity(device: Device) -> tuple[int, str, int]:
+    """What decides whether a device suits a request."""
+    return device.index, device.name, device.total_mib
 
 
 def _glob(name: str, pattern: str) -> bool:
