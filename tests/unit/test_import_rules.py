@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gpusched.launch", "gpusched.api", *LEAVES,
     ),
     "client": ("gpusched.model", *LEAVES),
+    "demo": ("gpusched.model", "gpusched.client", *LEAVES),
     "web": ("gpusched.model", "gpusched.client"),
     # Its local commands (daemon run, demo, doctor, simulate, …) import what they run inside the command.
     "cli": ("gpusched.model", "gpusched.client", *LEAVES),
