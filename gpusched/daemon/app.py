@@ -129,7 +129,8 @@ class Daemon:
         self.boot_id = boot_id()
         self.loop = Loop(store, self.clock, self._fresh_engine, self._perform, self._observe)
         self.watcher = Watcher(
-            self.launcher, self.probe.adapter, self.probe.attributor.attribute, self.board, self.loop.post
+            self.launcher, self.probe.adapter, self.probe.attributor.attribute, self.board, self.loop.post,
+            self.loop.post_soon,
         )
         self.sampler = Sampler(
             self.probe.adapter, self.watcher, self.board, self.clock, self.loop.post,

@@ -27,6 +27,7 @@ from gpusched.ports import Clock, Store, StoreError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+PATIENCE = 0.03  # seconds that the news of a started attempt may wait for company
 RETRY = 2.0  # seconds between attempts to leave the degraded mode
 
 
@@ -54,7 +55,7 @@ class Loop:
         self._arrived = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="gpusched-writer")
         self._timer: asyncio.TimerHandle | None = None
-        self.cycles = 0
+        self._patience: asyncio.TimerHandle | None = None
 
     # ---- for everybody --------------------------------------------------------------------------------------
 
@@ -62,6 +63,12 @@ class Loop:
         """Put an event into the inbox."""
         self._inbox.append((event, None))
         self._arrived.set()
+
+    def post_soon(self, event: Event) -> None:
+        """Put in an event that nobody waits for: it shares the commit of whatever comes within PATIENCE."""
+        self._inbox.append((event, None))
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE, self._arrived.set)
 
     async def ask(self, event: Event) -> Any:
         """Put a request into the inbox and wait until it is durable. Raises the error that the engine replies."""
@@ -94,12 +101,14 @@ class Loop:
             await self._arrived.wait()
             self._arrived.clear()
             batch, self._inbox = self._inbox, []
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
             if batch:
                 await self.turn(batch)
 
     async def turn(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]]) -> None:
         """One batch, from handling to acting."""
-        self.cycles += 1
         try:
             step = self.engine.handle([event for event, _ in batch], self.clock.now())
             if step.changes:

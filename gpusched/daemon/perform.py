@@ -23,6 +23,7 @@ from gpusched.ports import LaunchError, Launcher, LaunchOrder
 
 log = logging.getLogger(__name__)
 KEEP_ENVIRONMENTS = 32
+FORGET_AFTER = 0.25  # seconds
 
 
 class Performer:
@@ -46,13 +47,16 @@ class Performer:
                     self._after_start(key, lambda key=key: self._launcher.kill(key))  # type: ignore[misc]
                 case LookAgain():
                     self._sampler.look_again_soon()
-                case Forget(key):
-                    self._after_start(key, lambda key=key: self._watcher.forget(key))  # type: ignore[misc]
+                case Forget(key):  # in no hurry: whoever waits for the devices is launched first
+                    asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget, key)
                 case _:
                     assert_never(action)
 
     def _ask(self, ask: Ask) -> None:
         self._launcher.ask(ask.attempt, ask.what, cause=ask.cause, deadline=ask.deadline, signal=ask.signal)
+
+    def _forget(self, key: AttemptKey) -> None:
+        self._after_start(key, lambda: self._watcher.forget(key))
 
     def _after_start(self, key: AttemptKey, act: Callable[[], None]) -> None:
         """Act now, or as soon as the start of this attempt that is under way has been handed over."""

@@ -31,13 +31,20 @@ class Watcher:
     """Follows every attempt from its start to its end and posts what it sees."""
 
     def __init__(
-        self, launcher: Launcher, probe: DeviceProbe, attribute: Attribute, board: Board, post: Callable[[Event], None]
+        self,
+        launcher: Launcher,
+        probe: DeviceProbe,
+        attribute: Attribute,
+        board: Board,
+        post: Callable[[Event], None],
+        post_soon: Callable[[Event], None],
     ) -> None:
         self.launcher = launcher
         self.board = board
         self._probe = probe
         self._attribute = attribute
         self._post = post
+        self._post_soon = post_soon
         self._following: dict[AttemptKey, asyncio.Task[None]] = {}
         self._supervisors: dict[int, AttemptKey] = {}
         self._marks: dict[str, AttemptKey] = {}
@@ -54,7 +61,7 @@ class Watcher:
         if seen.pid is not None and self._told.get(key) != facts:
             self._told[key] = facts
             for event in started_facts(key, seen):
-                self._post(event)
+                self._post_soon(event)
         return seen
 
     def follow(self, attempt: Attempt) -> None:
