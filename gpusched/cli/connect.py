@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gpusched import paths
 from gpusched.cli.settings import settings
 from gpusched.client import Client
-from gpusched.model.errors import NotFound, Unavailable
-from gpusched.model.jobset import Last, parse_job_set
+from gpusched.model.errors import NotFound, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from gpusched.model.jobset import Last
 
 
 def socket_path() -> str:
@@ -55,6 +58,8 @@ def _explained(error: Unavailable) -> Unavailable:
 
 def resolve(client: Client, words: Iterable[str]) -> list[str]:
     """The job keys that people's words name; `@` and `@~1` are asked of the daemon. Raises UsageError, NotFound."""
+    from gpusched.model.jobset import Last, parse_job_set
+
     parts = parse_job_set(words)
     latest = client.last() if any(isinstance(part, Last) for part in parts) else []
     return list(dict.fromkeys(part if isinstance(part, str) else _last(part, latest) for part in parts))
@@ -75,8 +80,6 @@ def one_job(client: Client, word: str) -> str:
     """The key of exactly one job (or one whole array)."""
     keys = resolve(client, [word])
     if len(keys) > 1:
-        from gpusched.model.errors import UsageError
-
         raise UsageError(f"{word!r} names {len(keys)} jobs, this command takes one", "write for example: 42 or @")
     return keys[0]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from gpusched.cli.connect import connect, resolve
+from gpusched.cli.connect import connect, current_user, resolve
 from gpusched.cli.output import Json, print_json
 from gpusched.cli.select import JobWord, filter_options, filters_of
 from gpusched.cli.settings import say, settings
@@ -53,6 +55,9 @@ def _chosen(client: Client, verb: str, words: Sequence[str], everything: bool, y
         return resolve(client, words)
     if not filters and not everything:
         raise UsageError(f"no job named to {verb}", f"write for example: gpusched {verb} 42, or: gpusched {verb} --me")
+    if not filters.users and os.getuid() != 0:
+        # Other people's jobs would only be refused. Somebody who may touch them says whose: -u.
+        filters = replace(filters, users=(current_user(),))
     keys = [str(job["job"]) for job in client.jobs(**filters.asked())]
     if keys and not yes:
         if not sys.stdin.isatty():
@@ -68,7 +73,7 @@ def _verb(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
     @click.argument("words", metavar="[JOB]...", nargs=-1, type=JobWord())
     @filter_options
-    @click.option("--all", "everything", is_flag=True, help="All jobs (of all users, for the administrator).")
+    @click.option("--all", "everything", is_flag=True, help="All my jobs (for root: everybody's).")
     @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
     def command(words: tuple[str, ...], everything: bool, yes: bool, **options: Any) -> None:
         with connect(names_jobs=True) as client:

@@ -38,9 +38,12 @@ def find_script(command: Sequence[str]) -> Script | None:
 
 
 def _on_path(word: str) -> bool:
-    from shutil import which
-
-    return which(word) is not None
+    """Whether a shell would find this program. (shutil.which does the same, and takes longer to import.)"""
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, word)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return True
+    return False
 
 
 def _head(path: str) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +34,9 @@ class Alive:
         now = time.monotonic() - self.started
         if self.tty and now > 1.0:
             spinner = "|/-\\"[int(now * 4) % 4]
-            width = shutil.get_terminal_size()[0] - 4
+            from shutil import get_terminal_size
+
+            width = get_terminal_size()[0] - 4
             print(f"\r\x1b[K{spinner} {text[:width]}", end="", file=sys.stderr, flush=True)
             self.shown = True
 
