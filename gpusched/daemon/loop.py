@@ -42,7 +42,7 @@ class Loop:
         perform: Callable[[Sequence[Action]], None],
         observe: Callable[[Engine], Awaitable[Sequence[Event]]],
     ) -> None:
-        """fresh_engine: an engine that knows the rules. observe: devices, and what became of every attempt of an engine."""
+        """fresh_engine: one that knows only the rules. observe: the devices, and what became of an engine's attempts."""
         self.store = store
         self.clock = clock
         self.engine = fresh_engine()

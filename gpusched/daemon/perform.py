@@ -19,7 +19,7 @@ from gpusched.model.actions import Action, Ask, Forget, Kill, Launch, LookAgain
 from gpusched.model.events import AttemptExited
 from gpusched.model.job import AttemptKey, Environment, Job
 from gpusched.model.state import Outcome, OutcomeKind
-from gpusched.ports import LaunchError, Launcher, LaunchOrder
+from gpusched.ports import Launcher, LaunchError, LaunchOrder
 
 log = logging.getLogger(__name__)
 KEEP_ENVIRONMENTS = 32

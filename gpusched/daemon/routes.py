@@ -8,7 +8,7 @@ from typing import Any
 
 from gpusched.api.server import Call, Handler
 from gpusched.daemon.service import Service
-from gpusched.daemon.verbs import devices, jobs, requests, status, submit
+from gpusched.daemon.verbs import devices, jobs, requests, resubmit, status, submit
 
 Verb = Callable[[Service, Call], Awaitable[dict[str, Any]]]
 
@@ -24,6 +24,7 @@ ROUTES: dict[tuple[str, str], Verb] = {
     ("GET", "/v1/history"): jobs.history,
     ("GET", "/v1/devices"): devices.devices,
     ("POST", "/v1/jobs/update"): requests.update,
+    ("POST", "/v1/jobs/resubmit"): resubmit.resubmit,
     **{("POST", f"/v1/jobs/{verb}"): partial(requests.request, verb=verb) for verb in requests.REQUESTS},
 }
 

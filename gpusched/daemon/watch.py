@@ -1,7 +1,7 @@
 """Watching attempts: what their control directories show becomes events; an exit comes with a look at its devices.
 
-The doorbell says "look at attempt X"; what is there is read from files, so that a lost ring loses nothing: the end of an
-attempt is seen by the end of its supervisor, and a restart of the daemon reads everything anew.
+The doorbell says "look at attempt X"; what is there is read from files, so that a lost ring loses nothing: the end of
+an attempt is seen by the end of its supervisor, and a restart of the daemon reads everything anew.
 """
 
 from __future__ import annotations

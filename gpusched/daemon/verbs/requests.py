@@ -38,7 +38,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 async def request(service: Service, call: Call, verb: str) -> dict[str, Any]:
     """One of REQUESTS, for every job that the body names."""
-    keys = _keys(body_of(call, "jobs"))
+    keys = keys_of(body_of(call, "jobs"))
     return await _ask(service, REQUESTS[verb](keys, call.caller))
 
 
@@ -57,10 +57,11 @@ async def update(service: Service, call: Call) -> dict[str, Any]:
             raise UsageError(f"{name}: {value!r} is not what it takes", "see: gpusched update --help")
         if isinstance(value, str) and (len(value) > 4096 or (name == "name" and not value.isprintable())):
             raise UsageError(f"{name} is too long or cannot be printed")
-    return await _ask(service, UpdateRequested(_keys(body), call.caller, **changes))
+    return await _ask(service, UpdateRequested(keys_of(body), call.caller, **changes))
 
 
-def _keys(body: dict[str, Any]) -> tuple[str, ...]:
+def keys_of(body: dict[str, Any]) -> tuple[str, ...]:
+    """The jobs that the body names. Raises UsageError."""
     keys = body.get("jobs")
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
         raise UsageError("no job is named", 'send {"jobs": ["42", "43_1"]}')

@@ -51,7 +51,7 @@ def _checks(service: Service) -> list[dict[str, Any]]:
     slots = service.loop.engine.view.slots.values()
     bad = [slot.device for slot in slots if not slot.device.usable]
     return [
-        _check("database", degraded is None, degraded or "takes writes", "free disk space, or move the state directory"),
+        _check("database", degraded is None, degraded or "takes writes", "free some disk space, or move the state"),
         _check(
             "devices",
             board.error is None and bool(slots),

@@ -22,18 +22,30 @@ async def submit(service: Service, call: Call) -> dict[str, Any]:
     now = service.loop.clock.now()
     first = next_run(spec.cron, now.wall) if spec.cron else None
     event = JobSubmitted(spec, call.caller, environment, body.array, body.hold, first)
-    missing = unknown_dependencies(service.loop.engine, event)
-    if missing:
-        event = replace(event, recalled=await service.stored_jobs(missing))
     if call.query.get("dry_run") in ("1", "true"):
+        event = await _with_recalled(service, event)
         note = service.loop.engine.preview(event, now)
         return {"job": None, "ids": [], "note": note, "dry_run": True}
-    service.performer.remember_environment(spec.env_digest, environment)
-    reply: Submitted = await service.loop.ask(event)
-    recent = service.last_submits.setdefault(call.caller.uid, [])
-    recent.insert(0, reply.key)
-    del recent[KEEP_LAST:]
+    reply = await take_in(service, call, event)
     return {"job": reply.key, "ids": list(reply.job_ids), "note": reply.note, "dry_run": False}
+
+
+async def take_in(service: Service, call: Call, event: JobSubmitted) -> Submitted:
+    """Hand a submit to the engine and wait until it is durable."""
+    event = await _with_recalled(service, event)
+    service.performer.remember_environment(event.spec.env_digest, event.environment)
+    reply: Submitted = await service.loop.ask(event)
+    recent = service.last_submits.get(call.caller.uid)
+    if recent is not None:
+        recent.insert(0, reply.key)
+        del recent[KEEP_LAST:]
+    return reply
+
+
+async def _with_recalled(service: Service, event: JobSubmitted) -> JobSubmitted:
+    """Add the ended jobs that it depends on and that the engine does not keep."""
+    missing = unknown_dependencies(service.loop.engine, event)
+    return replace(event, recalled=await service.stored_jobs(missing)) if missing else event
 
 
 async def last(service: Service, call: Call) -> dict[str, Any]:
