@@ -62,6 +62,15 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 
+def diagram() -> str:
+    """The table of legal moves as a Mermaid state diagram; docs/architecture.md shows it and a test compares them."""
+    lines = ["stateDiagram-v2", "    [*] --> PENDING"]
+    for state, nexts in LEGAL_MOVES.items():
+        said = " : requeue" if state.final else ""
+        lines += [f"    {state} --> {after}{said}" for after in JobState if after in nexts]
+    return "\n".join(lines)
+
+
 class StopKind(StrEnum):
     """Why a live attempt is being stopped."""
 
