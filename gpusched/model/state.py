@@ -65,9 +65,9 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 def diagram() -> str:
     """The table of legal moves as a Mermaid state diagram; docs/architecture.md shows it and a test compares them."""
     lines = ["stateDiagram-v2", "    [*] --> PENDING"]
-    for state, nexts in LEGAL_MOVES.items():
+    for state in JobState:
         said = " : requeue" if state.final else ""
-        lines += [f"    {state} --> {after}{said}" for after in JobState if after in nexts]
+        lines += [f"    {state} --> {after}{said}" for after in JobState if after in LEGAL_MOVES[state]]
     return "\n".join(lines)
 
 
