@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpusched import rundir
+from gpusched.failpoints import failpoint
 from gpusched.launch.doorbell import attempt_key
 from gpusched.launch.reading import ORDER_LIMIT, outcome_of, saved_of
 from gpusched.launch.spawner import Spawner, SpawnerGone
@@ -81,8 +82,10 @@ class LocalLauncher:
                 raise LaunchError(f"Attempt {attempt} was taken back before it started.")
             return
         self._write_order(order)
+        failpoint("order-written")
         try:
             pid = await self._fork(attempt)
+            failpoint("forked")
         except (LaunchError, SpawnerGone) as trouble:
             # An order whose answer never came may have been carried out: only the claim tells.
             if not self.revoke(attempt):
@@ -264,6 +267,7 @@ class LocalLauncher:
         shutil.rmtree(gone, ignore_errors=True)
         with suppress(FileNotFoundError):
             self.control(attempt).rename(gone)
+            failpoint("forgetting")
         shutil.rmtree(gone, ignore_errors=True)
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import gpusched.supervisor
+from gpusched.failpoints import failpoint
 from gpusched.ports import LaunchError
 
 SCRIPT = Path(gpusched.supervisor.__file__).resolve().parent / "spawner.py"
@@ -81,6 +82,7 @@ class Spawner:
                     self.open()
                     assert self._socket is not None
                     await loop.sock_sendall(self._socket, line)
+                    failpoint("order-sent")
                 return await answer
         except TimeoutError:
             self._drop()

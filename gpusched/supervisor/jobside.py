@@ -13,6 +13,9 @@ import signal
 from contextlib import suppress
 from typing import Any, NoReturn
 
+# What a supervisor is deaf to. SIGPIPE and SIGXFSZ because an interpreter gets an error instead.
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+
 
 class CannotStart(Exception):
     """A step before exec failed."""
@@ -63,7 +66,7 @@ def _prepare(order: dict[str, Any], report: int) -> None:
             f"The working directory {order['cwd']} cannot be entered: {_why(trouble)}. "
             "Create it, or submit with --chdir and another one.",
         ) from None
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in IGNORED:  # all others are at their defaults since the spawner started
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # last: from here on signals hit the defaults, as in any program
 

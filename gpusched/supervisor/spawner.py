@@ -60,7 +60,10 @@ def main() -> None:
     # Everything is imported before the first fork: an upgrade of the files must not meet running supervisors.
     from gpusched.supervisor.supervise import PR_SET_NAME, WAKERS, _libc, supervise
 
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # Once, here: what this process inherited (a nohup, a service manager) is nothing that jobs should inherit.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors: no zombies
     signal.pthread_sigmask(signal.SIG_SETMASK, WAKERS)  # a supervisor must not be killed by an early SIGUSR1

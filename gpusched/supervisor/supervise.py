@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from gpusched import rundir
 from gpusched.supervisor import jobdir, tree
 from gpusched.supervisor.asks import Asks, request_of
-from gpusched.supervisor.jobside import become_job
+from gpusched.supervisor.jobside import IGNORED, become_job
 
 WAKERS = frozenset({signal.SIGCHLD, signal.SIGUSR1})
 ORDER_LIMIT = 64 << 20  # bytes; submits are refused long before
@@ -57,7 +57,7 @@ def _detach() -> None:
     os.chdir("/")
     with suppress(OSError):  # already a leader
         os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, WAKERS)

@@ -22,7 +22,7 @@ def ring(path: Path, *texts: bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "42", "42-", "-1", "42-0", "0-1", "042-1", "42-01", "42-1\n", " 42-1", "../1-1", "٤-1", "1-1-1", f"{10**18}-1"],
+    ["", "42", "42-", "-1", "42-0", "0-1", "042-1", "42-01", "42-1\n", " 42-1", "../1-1", "٤-1", "1-1-1", "1" * 19],
 )
 def test_what_is_no_attempt_is_not_read_as_one(text: str) -> None:
     assert attempt_key(text) is None

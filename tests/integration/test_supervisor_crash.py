@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from gpusched.model.actions import Asked
 from gpusched.model.job import AttemptKey
 from gpusched.model.state import OutcomeKind
 from gpusched.ports import LaunchError
+from gpusched.supervisor import tree
 
 # A daemon's worth of launcher that starts one job and then waits to be killed.
 DAEMON = """
@@ -236,3 +238,35 @@ async def test_a_supervisor_that_finds_the_attempt_taken_does_nothing(place: Pla
         await launcher.close()
     assert place.file("runs").read_text() == "ran\n"
     place.launcher = LocalLauncher(place.root / "control", place.root / "bell")
+
+
+async def test_whoever_forked_the_second_supervisor_waits_for_the_first(place: Place) -> None:
+    # 1. The lock is held, so that both supervisors wait before the claim; 2. each launcher waits for the one it has
+    # forked; 3. the lock is free, one of them wins and the other leaves: that must not look like the end.
+    place.control().mkdir(parents=True)
+    other = LocalLauncher(place.root / "control", place.root / "bell")
+    with (place.control() / rundir.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        await place.shell(WAITING)
+        mark = (rundir.read_json(str(place.control() / rundir.ORDER)) or {})["mark"]
+        await other.start(place.order("/bin/bash", "-c", WAITING))
+        waiting = [asyncio.ensure_future(launcher.ended(FIRST)) for launcher in (place.launcher, other)]
+        await asyncio.sleep(0.05)
+        assert not place.launcher.observe(FIRST).claimed
+    await until(lambda: place.output() == "ready\n")
+    await until(lambda: children(place.launcher.spawner_pid) + children(other.spawner_pid) == 1, "the loser's leaving")
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in waiting)
+    seen = place.launcher.observe(FIRST)
+    assert seen.alive and seen.mark == mark == (rundir.read_json(str(place.control() / rundir.ORDER)) or {})["mark"]
+    place.file("go").touch()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*waiting)
+    await other.close()
+    assert place.launcher.observe(FIRST).outcome is not None
+
+
+def children(parent: int | None) -> int:
+    assert parent is not None
+    states = [tree.stat(int(name)) for name in os.listdir("/proc") if name.isdigit()]
+    return sum(1 for found in states if found is not None and found.parent == parent)

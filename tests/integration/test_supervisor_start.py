@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 def proc(pid: int | None, name: str) -> str:
     return Path(f"/proc/{pid}/{name}").read_text()
+
+
+def held(pid: int | None) -> set[str]:
+    """What the descriptors of a process lead to."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
 
 
 async def failing(place: Place, *argv: str, **more: object) -> Outcome:
@@ -54,9 +64,8 @@ async def test_a_supervisor_holds_only_its_lock(place: Place) -> None:
     await place.shell("sleep 60")
     await place.pid()
     supervisor = place.launcher.observe(FIRST).supervisor_pid
-    fds = Path(f"/proc/{supervisor}/fd")
-    held = {os.readlink(fds / fd) for fd in os.listdir(fds)}
-    assert held == {"/dev/null", str(place.control() / rundir.LOCK)}
+    expected = {"/dev/null", str(place.control() / rundir.LOCK)}
+    await until(lambda: held(supervisor) == expected, "holding nothing else, once it has rung")
     assert os.readlink(f"/proc/{supervisor}/cwd") == "/"
     assert proc(supervisor, "comm") == "gpusched 1-1\n"
 

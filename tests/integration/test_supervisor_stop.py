@@ -19,6 +19,7 @@ from gpusched.launch.local import LocalLauncher
 from gpusched.model.actions import Asked
 from gpusched.model.state import OutcomeKind
 from gpusched.supervisor import tree
+from gpusched.supervisor.asks import Asks
 
 # Counts the signals it gets, until told to leave.
 COUNTING = """
@@ -159,6 +160,20 @@ async def test_the_same_ask_from_a_restarted_daemon_signals_once(place: Place) -
     await until(lambda: "USR2" in place.output())
     assert handled(place) == 2
     assert await signals_at_the_end(place) == ["TERM", "USR2"]
+
+
+def test_an_ask_that_was_carried_out_is_not_taken_again_from_a_rewritten_file(tmp_path: Path) -> None:
+    asks = Asks(str(tmp_path))
+    assert asks.next() is None
+    stop = {"seq": 1, "what": "stop", "cause": "x", "deadline": None, "signal": 15}
+    rundir.write_json(str(tmp_path / rundir.ASK), stop)
+    assert asks.next() == stop
+    asks.carried_out(stop, 15)
+    rundir.write_json(str(tmp_path / rundir.ASK), stop)  # a new file with the old content
+    assert asks.next() is None
+    rundir.write_json(str(tmp_path / rundir.ASK), {**stop, "seq": 2})
+    assert asks.next() == {**stop, "seq": 2} and asks.done == 1
+    assert asks.next() is not None, "it waits until it is carried out"
 
 
 async def test_a_new_cause_rewrites_the_request_without_a_second_signal(place: Place) -> None:
