@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from gpusched.engine.engine import Engine
+from gpusched.failpoints import failpoint
 from gpusched.model.actions import Action
 from gpusched.model.changes import Answer, Reply, Step
 from gpusched.model.errors import Degraded, GpuschedError
@@ -42,7 +43,7 @@ class Loop:
         perform: Callable[[Sequence[Action]], None],
         observe: Callable[[Engine], Awaitable[Sequence[Event]]],
     ) -> None:
-        """fresh_engine: one that knows only the rules. observe: the devices, and what became of an engine's attempts."""
+        """fresh_engine: knows only the rules. observe: the devices, and what became of an engine's attempts."""
         self.store = store
         self.clock = clock
         self.engine = fresh_engine()
@@ -129,7 +130,9 @@ class Loop:
             listener(step)
 
     async def _commit(self, step: Step) -> None:
+        failpoint("before-commit")
         await asyncio.get_running_loop().run_in_executor(self._writer, self.store.commit, [step.changes])
+        failpoint("after-commit")
 
     def _arm(self, step: Step) -> None:
         if self._timer is not None:
