@@ -145,14 +145,25 @@ def report(error: GpuschedError) -> int:
     return error.exit_code
 
 
+def _invoke(arguments: Sequence[str]) -> int:
+    """Parse and run. Not click's own main(), which takes Ctrl-C and a closed pipe for failures of its own."""
+    if "_GPUSCHED_COMPLETE" in os.environ:
+        cli.main(list(arguments), prog_name="gpusched")
+    try:
+        with cli.make_context("gpusched", list(arguments)) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as leaving:  # ctx.exit(code): a command that ends with the job's own code
+        return leaving.exit_code
+    return 0
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command. Returns its exit code; raises nothing but KeyboardInterrupt's like."""
     settings.reset()
     try:
-        # A command ends with the job's own code by ctx.exit(code), which click returns.
-        code = cli.main(list(arguments), prog_name="gpusched", standalone_mode=False)
+        code = _invoke(arguments)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except GpuschedError as error:
         if settings.debug:
             raise
@@ -163,17 +174,20 @@ def run_command(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return report(UsageError(error.format_message()))
     except (click.Abort, KeyboardInterrupt):
-        print("", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python must not complain at exit about what it cannot flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return _reader_left()
     except Exception as error:
         if settings.debug:
             raise
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return report(GpuschedError(f"this should not have happened: {text}", "once more with --debug shows where"))
+
+
+def _reader_left() -> int:
+    """`| head` has seen enough, which is no error. Python must not complain at exit about what it cannot flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

@@ -74,6 +74,7 @@ class Foreground:
         self.quiet = quiet
         self.cancels = cancels
         self.cancelled = False
+        self.pressed = self.answered = 0  # how often Ctrl-C was pressed, and how many of these were dealt with
         self.tails = {only or "output": Tail(sys.stdout.buffer, begin)}
         if not only:
             self.tails["error_output"] = Tail(sys.stderr.buffer)
@@ -85,13 +86,21 @@ class Foreground:
         """Until the job has ended, or the watching has. Returns the exit code."""
         sys.stdout.flush()
         while True:
+            # Ctrl-C can strike anywhere, also while the one before is being answered: everything is inside the try.
             try:
-                code = self._look()
+                if self.pressed > self.answered:
+                    code = self._interrupted()
+                    if code is not None:
+                        return code
+                return self._until_end()
             except KeyboardInterrupt:
-                code = self._interrupted()
-            if code is not None:
-                self.alive.wipe()
-                return code
+                self.pressed += 1
+
+    def _until_end(self) -> int:
+        while (code := self._look()) is None:
+            pass
+        self.alive.wipe()
+        return code
 
     def _look(self) -> int | None:
         """Copy what is new. Returns the job's exit code once it has ended and everything is copied."""
@@ -131,37 +140,39 @@ class Foreground:
         return not any(tail.place for tail in self.tails.values())
 
     def _interrupted(self) -> int | None:
-        """Ctrl-C. Returns the exit code if the watching ends here."""
+        """Ctrl-C was pressed. Returns the exit code if the watching ends here.
+
+        Where there is nobody to ask, and when it is pressed again during the question, it means: cancel.
+        """
         self.alive.wipe()
         if not self.cancels or self.cancelled:
             if not self.quiet:
                 say(f"\ngpusched: no longer watching job {self.key}; see: gpusched show {self.key}")
             return INTERRUPTED
-        answer = self._ask() if sys.stdin.isatty() and sys.stderr.isatty() else "y"
-        if answer == "y":
-            self.cancelled = True
-            result = self.client.cancel([self.key])[0]
-            if not self.quiet:
-                say(f"gpusched: {escape(result.get('text') or 'cancelled')}")
-        elif answer == "d":
+        again = self.pressed - self.answered > 1
+        asks = sys.stdin.isatty() and sys.stderr.isatty() and not again
+        answer = self._ask() if asks else "y"
+        if answer == "d":
             say(f"gpusched: job {self.key} goes on; see: gpusched logs -f {self.key}")
             return INTERRUPTED
+        if answer == "y":
+            result = self.client.cancel([self.key])[0]
+            self.cancelled = True
+            if not self.quiet:
+                say(f"\ngpusched: {escape(result.get('text') or 'cancelled')}")
+        self.answered = self.pressed
         return None
 
     def _ask(self) -> str:
-        """y, n or d. A second Ctrl-C, or no answer at all, means y."""
-        try:
-            while True:
-                question = f"\ncancel job {self.key}? [y]es, [n]o, [d]etach (it goes on without me): "
-                print(question, end="", file=sys.stderr, flush=True)
-                line = sys.stdin.readline()
-                if not line:
-                    return "y"
-                if (letter := line.strip().lower()[:1]) in ("y", "n", "d"):
-                    return letter
-        except KeyboardInterrupt:
-            say("")
-            return "y"
+        """y, n or d; the end of the input means y."""
+        while True:
+            question = f"\ncancel job {self.key}? [y]es, [n]o, [d]etach (it goes on without me): "
+            print(question, end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                return "y"
+            if (letter := line.strip().lower()[:1]) in ("y", "n", "d"):
+                return letter
 
 
 def _news(job: Json) -> str:
