@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpusched import __version__
+from gpusched import __version__, failpoints
 from gpusched.api.peer import own_name
 from gpusched.api.server import build
 from gpusched.api.server import serve as listen
@@ -67,6 +67,9 @@ def serve(
     if devices is not None:
         chosen = replace(chosen, devices=devices)
     _log_to_stderr(log_level or chosen.log_level)
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # started from inside a job: its devices are not the daemon's
+    if armed := failpoints.arm():
+        log.warning("a test has armed failpoints: this daemon will be killed at %s", ", ".join(armed))
     places = Places(Path(make_state_dir(str(state_dir))))
     lock = _take_lock(places)
     try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from gpusched.daemon.board import Board
 from gpusched.engine.devices import left
+from gpusched.failpoints import failpoint
 from gpusched.model.device import Occupancy, ProbeSample
 from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, Event
 from gpusched.model.job import Attempt, AttemptKey
@@ -60,6 +61,7 @@ class Watcher:
         facts = (seen.pid, seen.watching, seen.saved)
         if seen.pid is not None and self._told.get(key) != facts:
             self._told[key] = facts
+            failpoint("start-seen")
             for event in started_facts(key, seen):
                 self._post_soon(event)
         return seen
@@ -75,6 +77,7 @@ class Watcher:
         try:
             self.look(key)
             await self.launcher.ended(key)
+            failpoint("end-seen")
             seen = self.look(key)
             self._post(await self.report_end(attempt, seen))
         except Exception:
@@ -108,6 +111,7 @@ class Watcher:
 
     def forget(self, key: AttemptKey) -> None:
         """The attempt is over and its devices are free: let go of what is known about it."""
+        failpoint("before-forget")
         self._told.pop(key, None)
         self._supervisors = {pid: k for pid, k in self._supervisors.items() if k != key}
         self._marks = {mark: k for mark, k in self._marks.items() if k != key}

@@ -52,6 +52,8 @@ class LocalLauncher:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as trouble:
             raise LaunchError(f"The run directory {self._root} cannot be created: {trouble.strerror}.") from trouble
+        for half_gone in self._root.glob(".*.forgotten"):  # a crash in the middle of `forget`
+            shutil.rmtree(half_gone, ignore_errors=True)
         self._spawner.open()
 
     @property

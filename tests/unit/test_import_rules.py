@@ -28,12 +28,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "checkpoint": ("gpusched.rundir",),
     "store": ("gpusched.model", "gpusched.ports"),
     "devices": ("gpusched.model", "gpusched.ports", "gpusched.rundir"),
-    "launch": ("gpusched.model", "gpusched.ports", "gpusched.rundir", "gpusched.supervisor"),
+    "failpoints": (),
+    "launch": (
+        "gpusched.model", "gpusched.ports", "gpusched.rundir", "gpusched.supervisor", "gpusched.failpoints",
+    ),
     "api": ("gpusched.model", "gpusched.ports", "gpusched.rundir"),
     "simulator": ("gpusched.model", "gpusched.policy", "gpusched.engine", "gpusched.ports", "gpusched.store.memory"),
     "daemon": (
         "gpusched.model", "gpusched.policy", "gpusched.engine", "gpusched.ports", "gpusched.store", "gpusched.devices",
-        "gpusched.launch", "gpusched.api", *LEAVES,
+        "gpusched.launch", "gpusched.api", "gpusched.failpoints", *LEAVES,
     ),
     "client": ("gpusched.model", *LEAVES),
     "demo": ("gpusched.model", "gpusched.client", *LEAVES),
