@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gpusched import __version__
 from gpusched.api.peer import caller_of
-from gpusched.model.errors import GpuschedError, UsageError
+from gpusched.model.errors import GpuschedError, Refused, UsageError
 from gpusched.model.job import Caller
 from gpusched.rundir import unix_address
 
@@ -55,11 +55,16 @@ def build(routes: Routes, *, service_uid: int) -> web.Application:
 
 
 async def serve(app: web.Application, path: str) -> web.AppRunner:
-    """Listen on the Unix socket `path`, for its owner only. The caller holds the lock on the state directory."""
+    """Listen on the Unix socket `path`, for its owner only. Raises Refused if another program listens there.
+
+    The caller holds the lock on the state directory, so a socket file that nobody listens on is a dead daemon's.
+    """
+    if _somebody_listens(path):
+        raise Refused(f"another program listens on {path}", "end it, or choose another state directory")
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        os.unlink(path)  # ours or a dead daemon's: the lock on the state directory decides, not the socket file
+        os.unlink(path)
     except FileNotFoundError:
         pass
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -73,6 +78,18 @@ async def serve(app: web.Application, path: str) -> web.AppRunner:
     listener.setblocking(False)
     await web.SockSite(runner, listener).start()
     return runner
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, unix_address(path) as address:
+        probe.setblocking(False)
+        try:
+            probe.connect(address)
+        except BlockingIOError:  # its queue is full: somebody is there, and busy
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def _socket_of(request: web.Request) -> socket.socket:

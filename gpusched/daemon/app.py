@@ -189,7 +189,10 @@ class Daemon:
         app = build(routes(self.service), service_uid=os.geteuid())
         server = await listen(app, str(self.places.socket))
         self._say_hello()
-        await self._stopping.wait()
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({stop, worker}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done() and not worker.cancelled() and worker.exception() is not None:
+            log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=worker.exception())
         log.info("the daemon ends; %d attempts live on", len(self.loop.engine.view.live))
         await server.cleanup()
         self.timers.stop()

@@ -93,20 +93,27 @@ class Loop:
     # ---- the loop -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Rebuild the engine from the store and the world. Raises StoreError if the store cannot be read."""
+        """Rebuild the engine from the store and the world, and handle what that shows, before anybody can ask.
+
+        Raises StoreError if the store cannot be read.
+        """
         await self._rebuild()
+        await self._turn_of_inbox()
 
     async def run(self) -> None:
         """Handle batches for ever."""
         while True:
             await self._arrived.wait()
-            self._arrived.clear()
-            batch, self._inbox = self._inbox, []
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-            if batch:
-                await self.turn(batch)
+            await self._turn_of_inbox()
+
+    async def _turn_of_inbox(self) -> None:
+        self._arrived.clear()
+        batch, self._inbox = self._inbox, []
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if batch:
+            await self.turn(batch)
 
     async def turn(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]]) -> None:
         """One batch, from handling to acting."""
@@ -124,10 +131,13 @@ class Loop:
         for (_, answer), reply in zip(batch, step.replies, strict=True):
             if answer is not None and not answer.done():
                 answer.set_result(reply)
-        self._perform(step.actions)
+        try:
+            self._perform(step.actions)
+            for listener in self.on_step:
+                listener(step)
+        except Exception:
+            log.exception("acting on a committed step failed; the next start of the daemon looks at it again")
         self._arm(step)
-        for listener in self.on_step:
-            listener(step)
 
     async def _commit(self, step: Step) -> None:
         failpoint("before-commit")

@@ -16,6 +16,7 @@ class Curve:
 
 @dataclass(slots=True)
 class Scene:
+    title: str
     began: float  # wall clock
     now: float
     devices: list[dict[str, Any]] = field(default_factory=list)

@@ -79,10 +79,9 @@ class LiveScreen:
         from rich.text import Text
 
         self._scene = scene
-        title = "gpusched demo · the devices are simulated, the training is real"
         self._live.update(
             Group(
-                Panel(Group(*self._devices(scene)), title=title, title_align="left"),
+                Panel(Group(*self._devices(scene)), title=scene.title, title_align="left"),
                 Panel(self._queue(scene), title="queue", title_align="left"),
                 self._curves(scene),
                 Panel(Text("\n".join(self._lines)), title="what happened", title_align="left", height=SHOWN_LINES + 2),

@@ -50,6 +50,10 @@ class Stage:
     ) -> None:
         self._clean_up()
 
+    @property
+    def kind(self) -> str:
+        return "real" if self._devices is None else "simulated"
+
     # ---- for the story --------------------------------------------------------------------------------------
 
     def ask(self, question: Callable[[Client], T]) -> T:

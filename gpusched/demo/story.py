@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from gpusched.demo.curves import points_of
+from gpusched.demo.reference_jobs import reference_job
 from gpusched.demo.scene import Curve, Scene
 from gpusched.demo.screen import Screen
 from gpusched.demo.stage import Stage
 from gpusched.model.errors import Refused
-from gpusched.reference_jobs import reference_job
 
 DEADLINE = 180.0  # seconds for everything; a loaded machine is slow, not broken
 LOOK = 0.2
@@ -90,7 +90,8 @@ class Story:
         for key, job in jobs.items():
             for line in job["story"][self._told.get(key, 0) :]:
                 if line["kind"] in _TOLD:
-                    self._screen.tell(f"#{key} {job['name']}: {_shorter(line['text'])}")
+                    said = "done" if line["kind"] == "completed" else _shorter(line["text"])
+                    self._screen.tell(f"#{key} {job['name']}: {said}")
             self._told[key] = len(job["story"])
         devices = self._stage.ask(lambda client: client.devices())["devices"]
         curves = [
@@ -98,7 +99,8 @@ class Story:
             for key, name in self._names.items()
             if name != "urgent"
         ]
-        self._screen.show(Scene(self._began, time.time(), devices, list(jobs.values()), curves))
+        title = f"gpusched demo · {self._stage.kind} devices, real training"
+        self._screen.show(Scene(title, self._began, time.time(), devices, list(jobs.values()), curves))
         return jobs
 
     def _output_tail(self, name: str) -> str:

@@ -107,7 +107,7 @@ def _occupancy(reading: DeviceReading, whose: Mapping[int, AttemptKey | bool], f
         return Occupancy(reading)
     if not reading.processes_known:
         return Occupancy(reading, residual_mib=max(0, reading.used_mib - floor))
-    own: set[AttemptKey] = set()
+    own: dict[AttemptKey, int] = {}
     strangers: list[DeviceProcess] = []
     explained = 0
     all_told = True
@@ -118,7 +118,8 @@ def _occupancy(reading: DeviceReading, whose: Mapping[int, AttemptKey | bool], f
         if owner is True:
             strangers.append(process)
         else:
-            own.add(owner)
+            assert isinstance(owner, AttemptKey)
+            own[owner] = own.get(owner, 0) + (process.used_mib or 0)
         explained += process.used_mib or 0
         all_told = all_told and process.used_mib is not None
     rest = max(0, reading.used_mib - explained - floor)
@@ -130,6 +131,7 @@ def _occupancy(reading: DeviceReading, whose: Mapping[int, AttemptKey | bool], f
     return Occupancy(
         reading=reading,
         own=tuple(sorted((attempt.job_id, attempt.number) for attempt in own)),
+        own_mib=tuple(sorted(((attempt.job_id, attempt.number), mib) for attempt, mib in own.items())),
         foreign_mib=foreign,
         foreign_pids=tuple(process.pid for process in strangers),
         residual_mib=rest,
