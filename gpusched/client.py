@@ -138,9 +138,15 @@ class Client:
         name: str = "",
         keys: Sequence[str] = (),
         ended: bool = False,
+        fields: Sequence[str] = (),
     ) -> list[Json]:
-        """Running ones first, then the waiting in scheduling order; with `keys` or `ended` also ended ones."""
-        query = {"user": users, "state": states, "name": name, "jobs": keys, "all": "1" if ended else ""}
+        """Running ones first, then the waiting in scheduling order; with `keys` or `ended` also ended ones.
+
+        fields: the only ones needed, where a long queue should be quick (a daemon may send more).
+        """
+        query: dict[str, str | Sequence[str]] = {"user": users, "state": states, "name": name, "jobs": keys}
+        query["all"] = "1" if ended else ""
+        query["fields"] = fields
         return list(self._get("/v1/jobs" + _query(query))["jobs"])
 
     def job(self, key: str) -> Json:

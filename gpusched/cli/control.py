@@ -35,7 +35,8 @@ def report_results(results: Sequence[Json]) -> int:
     for result in results:
         if not result["ok"]:
             error = _error(result)
-            say(f"gpusched: job {escape(result['job'])}: {error.message}")
+            name = f"job {escape(result['job'])}"
+            say(f"gpusched: {error.message}" if name in error.message else f"gpusched: {name}: {error.message}")
             if error.hint:
                 say(f"  {error.hint}")
     return code

@@ -63,6 +63,10 @@ JOB_FIELDS: dict[str, Field] = {
 }
 
 QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "where")
+QUEUE_KEYS = (  # of JOB: what these columns, and folding arrays, are made of
+    "job", "array_id", "array_index", "name", "user", "state", "code", "reason", "reason_text", "elapsed", "time_limit",
+    "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta", "devices", "stopping", "attempt",
+)  # fmt: skip
 HISTORY_COLUMNS = ("job", "name", "user", "state", "exit", "elapsed", "gpu_hours", "preempted", "end")
 
 

@@ -96,13 +96,17 @@ def value_of(row: Json, name: str, fields: Fields) -> Any:
     return field.value(row) if field.value else row.get(name)
 
 
-def text_of(row: Json, name: str, fields: Fields) -> str:
+def texts_of(rows: Sequence[Json], name: str, fields: Fields) -> list[str]:
+    """One column for people."""
     field = fields[name]
     if field.text is not None:
-        return field.text(row)
-    value = field.value(row) if field.value else row.get(name)
+        return [field.text(row) for row in rows]
+    return [_text(value) for value in map(field.value or (lambda row: row.get(name)), rows)]
+
+
+def _text(value: Any) -> str:
     if isinstance(value, (dict, list)):
-        return escape(json.dumps(value))
+        value = json.dumps(value)
     return "-" if value is None or value == "" else escape(value)
 
 
@@ -164,36 +168,31 @@ def _print_csv(rows: Iterable[Json], names: Sequence[str], fields: Fields, nohea
 
 
 def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, noheader: bool) -> None:
-    headers = [fields[name].header or name.upper() for name in names]
-    table = [[text_of(row, name, fields) for name in names] for row in rows]
-    widths = [
-        max([0 if noheader else len(header), *(len(line[place]) for line in table)])
-        for place, header in enumerate(headers)
-    ]
+    """Column by column, because a queue may have ten thousand rows."""
+    headers = [] if noheader else [[fields[name].header or name.upper()] for name in names]
+    columns = [texts_of(rows, name, fields) for name in names]
+    if headers:
+        columns = [header + column for header, column in zip(headers, columns, strict=True)]
+    widths = [max(map(len, column), default=0) for column in columns]
     if sys.stdout.isatty():
         _fit(widths, names)
-    lines = [] if noheader else [_line(headers, widths, names, fields)]
-    for row, cells in zip(rows, table, strict=True):
-        colors = [_color_of(row, fields[name]) for name in names] if settings.color(sys.stdout) else ()
-        lines.append(_line(cells, widths, names, fields, colors))
+    colored = settings.color(sys.stdout)
+    for place, (name, width) in enumerate(zip(names, widths, strict=True)):
+        columns[place] = _padded(columns[place], width, fields[name].right)
+        color = fields[name].color
+        if colored and color is not None:
+            skipped = [""] if headers else []
+            colors = [*skipped, *map(color, rows)]
+            columns[place] = [paint(cell, color) for cell, color in zip(columns[place], colors, strict=True)]
+    lines = [line.rstrip() for line in map("  ".join, zip(*columns, strict=True))]
     if lines:
         print("\n".join(lines))
 
 
-def _color_of(row: Json, field: Field) -> str:
-    return field.color(row) if field.color else ""
-
-
-def _line(
-    cells: Sequence[str], widths: Sequence[int], names: Sequence[str], fields: Fields, colors: Sequence[str] = ()
-) -> str:
-    shown = []
-    for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        if len(cell) > width:
-            cell = cell[: max(0, width - 1)] + "…"
-        cell = cell.rjust(width) if fields[names[place]].right else cell.ljust(width)
-        shown.append(paint(cell, colors[place]) if colors and colors[place] else cell)
-    return "  ".join(shown).rstrip()
+def _padded(cells: list[str], width: int, right: bool) -> list[str]:
+    """All cells of a column at its width; longer ones cut (only on a terminal are there any)."""
+    cells = [cell if len(cell) <= width else cell[: max(0, width - 1)] + "…" for cell in cells]
+    return [cell.rjust(width) for cell in cells] if right else [cell.ljust(width) for cell in cells]
 
 
 def _fit(widths: list[int], names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gpusched.cli.connect import connect
-from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_COLUMNS, fold_arrays
+from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_COLUMNS, QUEUE_KEYS, fold_arrays
 from gpusched.cli.output import Style, list_options, print_field_help, print_list, repeat, style_of
 from gpusched.cli.select import filter_options, filters_of
 from gpusched.cli.settings import say, settings
@@ -35,8 +35,9 @@ def queue(ended: bool, each: bool, **options: Any) -> None:
         filters = filters_of(client, options)
 
         def show() -> None:
-            jobs = client.jobs(**filters.asked(), ended=ended)
-            plain = not (settings.json or style.csv or style.fields or style.sort or each)
+            usual = not (settings.json or style.csv or style.fields or style.sort)
+            plain = usual and not each
+            jobs = client.jobs(**filters.asked(), ended=ended, fields=QUEUE_KEYS if usual else ())
             print_list(fold_arrays(jobs) if plain else jobs, QUEUE_COLUMNS, JOB_FIELDS, style, "jobs")
             if plain and not style.noheader:
                 say(summary(client))
@@ -59,7 +60,7 @@ def summary(client: Client) -> str:
 def short_queue() -> None:
     """The first rows of the queue and the summary."""
     with connect() as client:
-        jobs = client.jobs()
+        jobs = client.jobs(fields=() if settings.json else QUEUE_KEYS)
         rows = jobs if settings.json else fold_arrays(jobs)[:_SHORT]
         print_list(rows, QUEUE_COLUMNS, JOB_FIELDS, Style(), "jobs")
         if settings.json:

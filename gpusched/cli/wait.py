@@ -19,6 +19,7 @@ from gpusched.model.units import parse_seconds
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "LOST"})
 TIMED_OUT = 124
+_TOLD = 10  # of more jobs than this only those that did not succeed are named
 PATIENCE = 60.0  # seconds to wait for a daemon that has gone away
 
 
@@ -91,7 +92,7 @@ def wait(words: tuple[str, ...], timeout: str | None) -> None:
     elif code == TIMED_OUT and any(job["state"] not in FINAL for job in jobs):
         say(f"gpusched: not ended after {timeout}: " + ", ".join(j["job"] for j in jobs if j["state"] not in FINAL))
     else:
-        for job in jobs:
+        for job in jobs if len(jobs) <= _TOLD else [job for job in jobs if job.get("exit_status")]:
             said = job.get("exit_text") or ""
             say(f"job {job['job']} {job['state']}" + (f": {escape(said)}" if said else ""))
     click.get_current_context().exit(code)

@@ -48,7 +48,7 @@ def test_what_failed_is_told_and_decides_the_exit_code(daemon):
     }
     result = gpusched("cancel", "1", "2", "3")
     assert (result.code, result.out) == (3, "job 1: cancelled\n")
-    assert result.err == "gpusched: job 2: there is no job 2\n  look\ngpusched: job 3: it has ended\n  look\n"
+    assert result.err == "gpusched: there is no job 2\n  look\ngpusched: job 3: it has ended\n  look\n"
     assert json.loads(gpusched("cancel", "1", "--json").out)["results"][1]["ok"] is False
 
 

@@ -59,7 +59,9 @@ def test_waiting_elements_of_an_array_are_one_row_unless_asked_for(daemon):
 def test_filters_are_the_daemons_to_apply(daemon, monkeypatch):
     daemon.last = ["7"]
     gpusched("queue", "-u", "alice,bob", "-s", "pending,r", "-j", "3-4,@", "--name", "tr*", "-a")
-    assert daemon.asked[-2].query == {
+    query = daemon.asked[-2].query
+    assert query.pop("fields").startswith("job,")
+    assert query == {
         "user": "alice,bob", "state": "PENDING,R", "jobs": "3,4,7", "name": "tr*", "all": "1",
     }  # fmt: skip
 
@@ -107,6 +109,21 @@ def test_a_spreadsheet_does_not_take_a_name_for_a_formula(daemon):
     assert rows[0] == ["name", "gpus", "waited"]
     assert [row[0] for row in rows[1:]] == ["'=1+1", "'+1", "'-1", "'@x", "a,b", "plain"]
     assert rows[1][1:] == ["1", "12.0"]
+
+
+def test_the_short_answer_holds_everything_that_the_columns_need(daemon):
+    from gpusched.cli.job_fields import QUEUE_KEYS
+
+    stopping = {"cause": "x", "for_job": 51, "deadline_in": 12.0}
+    jobs = [
+        a_running_job("41_1", time_limit=60.0, progress={"step": 1, "total": 2}, eta=3.0),
+        a_running_job("41_2", state="STOPPING", code="CG", stopping=stopping, shared=True, gpu_mem_mib=1024),
+        a_job("41_3"), a_job("41_4"),
+    ]  # fmt: skip
+    fill(daemon, *jobs)
+    whole = gpusched("queue").out
+    fill(daemon, *({key: job[key] for key in QUEUE_KEYS} for job in jobs))
+    assert gpusched("queue").out == whole
 
 
 def test_control_characters_in_names_are_shown_not_obeyed(daemon):
