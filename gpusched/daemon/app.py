@@ -211,12 +211,8 @@ class Daemon:
             "gpusched %s, process %d, socket %s: %d devices (%s)",
             __version__, os.getpid(), self.places.socket, found, self.probe.kind,
         )
-        if not found:
-            log.warning(
-                "no GPU found%s. To try gpusched without one: gpusched demo, "
-                "or: gpusched daemon run --devices sim:4x24G",
-                f" ({self.board.error})" if self.board.error else "",
-            )
+        if not found and not self.board.error:  # an error is a sentence of its own, and was logged
+            log.warning("no GPU found; to try gpusched without one: gpusched demo")
 
     async def _cut_outputs(self) -> None:
         if self.config.output_max_mib:

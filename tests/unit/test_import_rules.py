@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "demo": ("gpusched.model", "gpusched.client", *LEAVES),
     "web": ("gpusched.model", "gpusched.client"),
     # Its local commands (daemon run, demo, doctor, simulate, …) import what they run inside the command.
+    "__main__": ("gpusched.cli",),
     "cli": ("gpusched.model", "gpusched.client", *LEAVES),
 }  # fmt: skip
 LAZILY_ANYTHING = {"cli"}
