@@ -137,6 +137,14 @@ async def test_attempts_are_listed_until_they_are_forgotten(place: Place) -> Non
     assert place.launcher.observe(AttemptKey(2, 9)) == Observation()
 
 
+async def test_what_a_crash_left_of_a_forgotten_attempt_goes_at_the_next_start(place: Place) -> None:
+    await place.shell("true")
+    await place.outcome()
+    place.control(FIRST).rename(place.root / "control" / f".{FIRST}.forgotten")
+    await place.launcher.open()
+    assert os.listdir(place.root / "control") == []
+
+
 async def test_there_is_nothing_to_wait_for_without_an_attempt(place: Place) -> None:
     async with asyncio.timeout(10):
         await place.launcher.ended(AttemptKey(77, 1))

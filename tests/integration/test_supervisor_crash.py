@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,10 +54,21 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         yield place
 
 
-def a_daemon(place: Place, script: str) -> tuple[subprocess.Popen[str], int]:
-    """A separate process with a launcher of its own, and the pid of its spawner."""
-    words = [sys.executable, "-c", DAEMON, str(place.root), script, PATH]
+@pytest.fixture
+def daemons() -> Iterator[list[subprocess.Popen[str]]]:
+    """Daemons that a test has started; none outlives it."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for daemon in started:
+        daemon.kill()
+        daemon.wait()
+
+
+def a_daemon(place: Place, daemons: list[subprocess.Popen[str]]) -> tuple[subprocess.Popen[str], int]:
+    """A separate process with a launcher of its own that has started the waiting job, and the pid of its spawner."""
+    words = [sys.executable, "-c", DAEMON, str(place.root), WAITING, PATH]
     daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    daemons.append(daemon)
     assert daemon.stdout is not None
     with daemon.stdout:
         return daemon, int(daemon.stdout.readline())
@@ -66,8 +77,10 @@ def a_daemon(place: Place, script: str) -> tuple[subprocess.Popen[str], int]:
 # ---- the daemon dies ------------------------------------------------------------------------------------------
 
 
-async def test_a_job_outlives_its_daemon_and_is_adopted_with_its_true_code(place: Place) -> None:
-    daemon, spawner = await asyncio.to_thread(a_daemon, place, WAITING)
+async def test_a_job_outlives_its_daemon_and_is_adopted_with_its_true_code(
+    place: Place, daemons: list[subprocess.Popen[str]]
+) -> None:
+    daemon, spawner = await asyncio.to_thread(a_daemon, place, daemons)
     await until(lambda: place.output() == "ready\n")
     daemon.kill()
     daemon.wait()
@@ -84,8 +97,10 @@ async def test_a_job_outlives_its_daemon_and_is_adopted_with_its_true_code(place
     assert not place.file("twice").exists()
 
 
-async def test_a_job_that_ends_while_no_daemon_runs_leaves_its_true_code(place: Place) -> None:
-    daemon, _ = await asyncio.to_thread(a_daemon, place, WAITING)
+async def test_a_job_that_ends_while_no_daemon_runs_leaves_its_true_code(
+    place: Place, daemons: list[subprocess.Popen[str]]
+) -> None:
+    daemon, _ = await asyncio.to_thread(a_daemon, place, daemons)
     await until(lambda: place.output() == "ready\n")
     daemon.kill()
     daemon.wait()
@@ -95,19 +110,20 @@ async def test_a_job_that_ends_while_no_daemon_runs_leaves_its_true_code(place: 
     assert outcome.code == 42
 
 
-async def test_an_interrupt_at_the_daemons_terminal_does_not_reach_jobs(place: Place) -> None:
-    daemon, spawner = await asyncio.to_thread(a_daemon, place, WAITING)
+async def test_an_interrupt_at_the_daemons_terminal_does_not_reach_jobs(
+    place: Place, daemons: list[subprocess.Popen[str]]
+) -> None:
+    daemon, spawner = await asyncio.to_thread(a_daemon, place, daemons)
     await until(lambda: place.output() == "ready\n")
-    seen = place.launcher.observe(FIRST)
-    groups = {os.getpgid(pid) for pid in (daemon.pid, spawner, seen.supervisor_pid or 0, seen.pid or 0)}
-    sessions = {os.getsid(pid) for pid in (daemon.pid, spawner, seen.supervisor_pid or 0, seen.pid or 0)}
-    assert len(groups) == len(sessions) == 4
+    pid = await place.pid()
+    supervisor = place.launcher.observe(FIRST).supervisor_pid
+    assert supervisor is not None
+    processes = (daemon.pid, spawner, supervisor, pid)
+    assert len({os.getpgid(pid) for pid in processes}) == len({os.getsid(pid) for pid in processes}) == 4
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(seen.supervisor_pid or 0, number)
+        os.kill(supervisor, number)
     place.file("go").touch()
     assert (await place.outcome()).code == 42
-    daemon.kill()
-    daemon.wait()
 
 
 # ---- the spawner dies -----------------------------------------------------------------------------------------
