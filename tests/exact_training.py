@@ -1,8 +1,8 @@
 """A training script with everything that is easy to forget, for test_exact_resume.py.
 
-BatchNorm, dropout, bf16 autocast and GradScaler, AdamW, OneCycleLR, an EMA, two micro batches per step, augmentation from
-python, numpy and torch, own generators, a metric in progress, an evaluation that draws from the global generator, code
-before and after the loop over batches. `--hold STEP` waits before that step until a request is there, and
+BatchNorm, dropout, bf16 autocast and GradScaler, AdamW, OneCycleLR, an EMA, two micro batches per step, augmentation
+from python, numpy and torch, own generators, a metric in progress, an evaluation that draws from the global generator,
+code before and after the loop over batches. `--hold STEP` waits before that step until a request is there, and
 `--hold-evaluation EPOCH` inside that epoch's evaluation, so that stops happen exactly where a test wants them.
 """
 
@@ -116,7 +116,8 @@ def main():
         shift = torch.randn(8) * 0.01 + random.random() * 0.01  # drawn before the loop over batches
         for index, points, labels in run.batches(loader):
             seen.append([epoch, index.tolist()])
-            points = points + shift + torch.randn(8, generator=own) * 0.01 + own_numpy.random() * numpy.random.rand() * 0.1
+            noise = torch.randn(8, generator=own) * 0.01 + own_numpy.random() * numpy.random.rand() * 0.1
+            points = points + shift + noise
             with torch.autocast("cpu", torch.bfloat16):
                 loss = nn.functional.cross_entropy(model(points.float()), labels) * (1 + 0.01 * random.random())
             scaler.scale(loss / 2).backward()
@@ -133,7 +134,8 @@ def main():
             run.step(loss=loss.item())
         history.append([epoch, evaluate(run, model, args, epoch), run.values["loss sum"], float(metric.total)])
     result = {name: digest(tree) for name, tree in run.state().items()}
-    result.update(history=history, seen=run.values["seen"], steps=run.steps, next=[random.random(), float(torch.rand(()))])
+    following = [random.random(), float(torch.rand(())), numpy.random.rand(), float(torch.rand((), generator=own))]
+    result.update(history=history, seen=run.values["seen"], steps=run.steps, following=following)
     with open(args.out, "w") as file:
         json.dump(result, file)
 

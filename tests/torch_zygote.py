@@ -13,6 +13,7 @@ import threading
 
 import numpy  # noqa: F401 - loaded for the children
 import torch
+import torch._dynamo  # the first optimizer would import it: a second in every child
 import torch.utils.data
 
 

@@ -135,17 +135,18 @@ def publish(directory: str, step: int, write: Callable[[str], None], about: Dict
 
 
 def prune(directory: str, keep: int) -> List[str]:
-    """Delete all but the newest `keep` good checkpoints, and torn ones older than those. Returns what was deleted.
+    """Delete all but the good checkpoints of the newest `keep` steps, and torn ones that are older than those.
 
-    The newest good one always stays. What an interrupted save or deletion of a dead process left is cleared, too.
+    Returns what was deleted. Of a step saved several times the last one counts; the newest good one always stays. What
+    an interrupted save or deletion of a dead process left is cleared, too.
     """
     found = list_checkpoints(directory)
-    good = [item for item in found if item.good]
-    kept = good[-max(1, keep) :]
-    oldest_kept = (kept[0].step, kept[0].repeat) if kept else (-1, 0)
+    by_step = {item.step: item for item in found if item.good}  # the last of a step wins
+    kept = list(by_step.values())[-max(1, keep) :]
     deleted = []
     for item in found:
-        if (item.step, item.repeat) < oldest_kept and not item.newer_format:
+        torn_and_old = not item.good and not item.newer_format and bool(kept) and item.step < kept[0].step
+        if torn_and_old or (item.good and item not in kept):
             trash = _hidden(directory, "trash")
             os.rename(item.path, trash)
             shutil.rmtree(trash, ignore_errors=True)

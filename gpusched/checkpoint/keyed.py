@@ -28,12 +28,12 @@ Key = Tuple[int, Any]
 class KeyedDataset(Dataset[Any]):
     """The user's dataset, asked by key: each sample's random transforms start from the sample's own seed.
 
-    That covers the global generators and those that are attributes of the dataset itself.
+    That covers the global generators and those that the dataset and its transforms hold.
     """
 
     def __init__(self, dataset: Any, calm: bool) -> None:
         self.dataset, self.calm = dataset, calm
-        self.own = [] if calm else [value for value in vars_of(dataset) if randomness.is_generator(value)]
+        self.own = [] if calm else randomness.generators_in(dataset)
 
     def __getitem__(self, key: Key) -> Any:
         seed, index = key
@@ -119,8 +119,7 @@ class Sampled:
     def __init__(self, sampler: Any, batches: bool) -> None:
         self._sampler, self._batches = sampler, batches
         self._layers = [sampler, getattr(sampler, "sampler", None)]
-        own = {id(one): one for layer in self._layers for one in vars_of(layer) if randomness.is_generator(one)}
-        self._own = list(own.values())
+        self._own = randomness.generators_in(sampler, depth=3)
         self._salts = [one.initial_seed() for one in self._own if hasattr(one, "initial_seed")]
         self._seed = self._start = 0
 
@@ -158,10 +157,6 @@ class Sampled:
 
 
 _END = object()
-
-
-def vars_of(value: Any) -> List[Any]:
-    return list(getattr(value, "__dict__", {}).values())
 
 
 def order_of(loader: Any, tell: Callable[[str], None]) -> Any:

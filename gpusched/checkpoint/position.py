@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
-    """One run.batches() of the present epoch."""
+    """One run.batches() of the present epoch; two of them are never the same one."""
 
     count: int = 0  # batches handed out, of which the last may still be in work
     done: bool = False  # its loop is over

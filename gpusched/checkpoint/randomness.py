@@ -126,6 +126,28 @@ def is_generator(value: Any) -> bool:
     )
 
 
+def generators_in(value: Any, depth: int = 4) -> List[Any]:
+    """Explicit generators that a dataset or sampler holds: its own, its transforms', those of what it wraps."""
+    found: Dict[int, Any] = {}
+    level, seen = [value], set()
+    for _ in range(depth):
+        below: List[Any] = []
+        for one in level:
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            if is_generator(one):
+                found[id(one)] = one
+            elif isinstance(one, (list, tuple)):
+                below += one[:64]  # transforms, not data
+            elif isinstance(one, dict):
+                below += list(one.values())[:64]
+            elif not isinstance(one, type) and not hasattr(one, "__array__"):
+                below += list(getattr(one, "__dict__", {}).values())
+        level = below
+    return list(found.values())
+
+
 def generator_state(generator: Any) -> Any:
     if isinstance(generator, random.Random):
         return generator.getstate()

@@ -85,9 +85,9 @@ def _named(role: str, given: Any) -> Dict[str, Any]:
     dotted = role + "." if role else ""
     if type(given) is dict:
         return {dotted + str(name): target for name, target in given.items() if target is not None}
+    if role == "extra":
+        raise CheckpointError("extra is a %s." % type(given).__name__, 'Give a dictionary: extra={"name": object}.')
     if type(given) in (list, tuple):
         return {"%s%d" % (dotted, index): target for index, target in enumerate(given)}
-    if role in ("extra",):
-        raise CheckpointError("extra is a %s." % type(given).__name__, 'Give a dictionary: extra={"name": object}.')
     return {role: given}
 

@@ -80,6 +80,7 @@ class Run:
         self._every_seconds, self._every_steps = every_seconds, every_steps
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0
+        self._total: Optional[int] = None
         self._lengths: Dict[int, Optional[int]] = {}
         self._sources: Dict[int, Any] = {}
         self._next_save = float("inf")
@@ -124,7 +125,8 @@ class Run:
         position = self._keeper.position
         call = position.training_call()
         index = position.calls.index(call) if call is not None else -1
-        return position.total(self._count, self._lengths.get(index))
+        self._total = position.total(self._count, self._lengths.get(index)) or self._total
+        return self._total
 
     def state(self) -> Dict[str, Any]:
         """The state of everything registered, by name, as a checkpoint would hold it (references, not copies)."""
@@ -288,7 +290,7 @@ class Run:
     # beginning and end
 
     def _begin(self, count: int) -> None:
-        self._phase, self._count = self._phase + 1, count
+        self._phase, self._count, self._total = self._phase + 1, count, None
         position, vault = self._keeper.position, self._keeper.vault
         if vault is None:
             if self._mail.inside:

@@ -72,9 +72,9 @@ def at_steps(count, seed):
         ([("--hold-evaluation", "0"), ("--hold-evaluation", "2")], ()),
         ([("--hold", "2"), ("--hold", "9")], ("--weighted",)),
     ],
-    ids=["1 stop", "3 stops", "2 workers", "persistent workers", "ends of epochs", "in evaluations", "weighted sampler"],
+    ids=["1 stop", "3 stops", "2 workers", "persistent", "ends of epochs", "in evaluations", "weighted sampler"],
 )
-def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(zygote, undisturbed, tmp_path, holds, arguments):
+def test_a_stopped_run_ends_bit_for_bit_like_one_that_was_not(zygote, undisturbed, tmp_path, holds, arguments):
     expected = undisturbed(*arguments)
     assert stopped(zygote, tmp_path, holds, *arguments) == expected
     assert expected["steps"] == 21
@@ -92,7 +92,7 @@ def test_every_sample_is_seen_once_in_every_epoch(undisturbed):
         assert sorted(seen) == list(range(100))
 
 
-def test_the_example_job_is_stopped_in_an_ordinary_process_and_resumes_exactly(zygote, tmp_path):
+def test_the_example_job_leaves_nobody_behind_when_it_is_stopped_and_resumes_exactly(zygote, tmp_path):
     arguments = ["--epochs", "2", "--samples", "512", "--workers", "2"]
     straight = Job(zygote, tmp_path / "straight", MLP, *arguments, "--out", tmp_path / "straight.json").start()
     job = Job(zygote, tmp_path / "stopped", MLP, *arguments, "--out", tmp_path / "stopped.json")
