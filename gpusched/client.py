@@ -19,6 +19,7 @@ from gpusched.rundir import unix_address
 
 API = 1  # the protocol this client speaks
 _START = "start one with: gpusched daemon start"
+_AT_ONCE = 5000  # jobs in one request; the daemon takes 10 000
 Json = dict[str, Any]
 
 
@@ -163,7 +164,10 @@ class Client:
 
     def act(self, verb: str, keys: Sequence[str]) -> list[Json]:
         """cancel, hold, release, requeue, preempt or checkpoint: one result per job."""
-        return list(self._post(f"/v1/jobs/{verb}", {"jobs": list(keys)})["results"])
+        results: list[Json] = []
+        for first in range(0, len(keys), _AT_ONCE):
+            results += self._post(f"/v1/jobs/{verb}", {"jobs": list(keys[first : first + _AT_ONCE])})["results"]
+        return results
 
     def cancel(self, keys: Sequence[str]) -> list[Json]:
         return self.act("cancel", keys)

@@ -19,12 +19,15 @@ from gpusched.model.environment import strip_scheduler_variables
 from gpusched.model.errors import GpuschedError, Unavailable
 
 DEADLINE = 15.0  # seconds until a daemon that does not answer is given up
-_KEPT = ("GPUSCHED_STATE_DIR", "GPUSCHED_SOCKET", "GPUSCHED_CONFIG")
+_KEPT = ("GPUSCHED_STATE_DIR", "GPUSCHED_CONFIG")
 
 
 def allowed() -> bool:
-    """Whether a command may start a daemon here: not the system's, not one that --socket names, not if switched off."""
-    if settings.socket or paths.socket_path() == paths.SYSTEM_SOCKET:
+    """Whether a command may start a daemon here: not the system's, not if that is switched off.
+
+    --socket and GPUSCHED_SOCKET name one certain daemon, which nobody but its owner starts.
+    """
+    if settings.socket or os.environ.get("GPUSCHED_SOCKET") or paths.socket_path() == paths.SYSTEM_SOCKET:
         return False
     switch = os.environ.get("GPUSCHED_AUTOSTART")
     if switch is not None:

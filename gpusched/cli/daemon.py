@@ -67,6 +67,11 @@ def start(state_dir: str | None, devices: str | None, config: str | None, log_le
 
     if state_dir:
         os.environ["GPUSCHED_STATE_DIR"] = os.path.abspath(state_dir)
+    if os.environ.get("GPUSCHED_SOCKET"):
+        raise Refused(
+            "GPUSCHED_SOCKET names another daemon, and one that is started here would not listen there",
+            "unset GPUSCHED_SOCKET first",
+        )
     if paths.socket_path() == paths.SYSTEM_SOCKET:
         raise Refused(
             f"this machine has a service of its own at {paths.SYSTEM_SOCKET}",

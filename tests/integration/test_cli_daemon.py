@@ -28,7 +28,7 @@ except BlockingIOError:
 open(state + "/pid", "w").write(str(os.getpid()))
 open(state + "/argv", "w").write(" ".join(sys.argv))
 open(state + "/environ", "w").write("\\n".join(os.environ))
-with FakeDaemon(os.environ.get("GPUSCHED_SOCKET") or state + "/gpusched.sock") as daemon:
+with FakeDaemon(state + "/gpusched.sock") as daemon:
     daemon.jobs = {{"42": a_job("42")}}
     while os.path.exists(state):
         time.sleep(0.05)
@@ -134,9 +134,14 @@ def test_the_machines_own_service_is_never_started_from_here(home):
         assert "systemctl start gpusched" in result.err or "a service of its own" in result.err
 
 
-def test_a_named_socket_is_never_started(home):
+def test_a_named_socket_is_never_started(home, monkeypatch):
     result = gpusched("--socket", str(home / "other"), "queue")
     assert result.code == 69 and str(home / "other") in result.err
+    monkeypatch.setenv("GPUSCHED_SOCKET", str(home / "third"))
+    result = gpusched("submit", "true")
+    assert result.code == 69 and str(home / "third") in result.err
+    assert "unset GPUSCHED_SOCKET" in gpusched("daemon", "start").err
+    assert not (home / "state").exists()
 
 
 def test_daemon_status_and_stop_start_nothing(home):

@@ -55,6 +55,13 @@ def test_words_are_quoted_in_urls(daemon):
     assert daemon.asked[-1].query == {"name": "a b&c=d*/ä", "user": "x,y"}
 
 
+def test_very_many_jobs_are_asked_about_in_parts(daemon):
+    keys = [str(number) for number in range(1, 12001)]
+    with Client(daemon.path) as client:
+        assert [result["job"] for result in client.hold(keys)] == keys
+    assert [len(body["jobs"]) for body in daemon.bodies("/v1/jobs/hold")] == [5000, 5000, 2000]
+
+
 def test_nobody_listens(tmp_path):
     with pytest.raises(Unavailable, match="not found") as caught:
         Client(str(tmp_path / "none")).status()
