@@ -29,6 +29,7 @@ from gpusched.ports import Clock, Store, StoreError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 0.03  # seconds that the news of a started attempt may wait for company
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 30.0  # seconds before the engine is rebuilt, doubled with each failure in a row
 RETRY = 2.0  # seconds between attempts to leave the degraded mode
 
 
@@ -56,6 +57,7 @@ class Loop:
         self._arrived = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="gpusched-writer")
         self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0  # batches in a row that could not be recorded
         self._patience: asyncio.TimerHandle | None = None
 
     # ---- for everybody --------------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ class Loop:
             log.exception("the engine failed on %s", [type(event).__name__ for event, _ in batch])
             await self._fail(batch, f"internal error: {error}", "please report it, with the daemon's log")
             return
+        self._failures = 0
         for (_, answer), reply in zip(batch, step.replies, strict=True):
             if answer is not None and not answer.done():
                 answer.set_result(reply)
@@ -156,19 +159,32 @@ class Loop:
         self, batch: list[tuple[Event, asyncio.Future[Reply] | None]], message: str, hint: str
     ) -> None:
         log.error("nothing of this batch was recorded: %s (%s)", message, hint)
+        self.degraded = message
+        self._failures += 1
+        await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures))  # what fails again must not spin
+        try:
+            await self._rebuild()
+        except StoreError as error:
+            self._refuse(batch, message, hint)
+            await self._rebuild_when_possible(error)
+        self._refuse(batch, message, hint)
+        asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+
+    def _refuse(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]], message: str, hint: str) -> None:
         for _, answer in batch:
             if answer is not None and not answer.done():
                 answer.set_result(Degraded(f"it was not recorded: {message}", hint or "see: gpusched doctor"))
-        self.degraded = message
+
+    async def _rebuild_when_possible(self, trouble: StoreError) -> None:
         while True:
+            self.degraded = trouble.message
+            log.error("the database cannot be read: %s", trouble.message)
+            await asyncio.sleep(RETRY)
             try:
                 await self._rebuild()
-                break
+                return
             except StoreError as error:
-                self.degraded = error.message
-                log.error("the database cannot be read: %s", error.message)
-                await asyncio.sleep(RETRY)
-        asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+                trouble = error
 
     def _try_to_recover(self) -> None:
         asyncio.get_running_loop().create_task(self.recover())

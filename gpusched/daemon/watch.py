@@ -89,7 +89,7 @@ class Watcher:
         """The end of an attempt whose supervisor is gone, with what one direct reading says about its devices."""
         outcome = seen.outcome
         if outcome is None:
-            killed = self.launcher.kill_remains(attempt.key)
+            killed = await asyncio.to_thread(self.launcher.kill_remains, attempt.key)  # may take seconds
             text = "its supervisor was killed, so nobody saw how it ended"
             if killed:
                 text += f"; {killed} process{'es' if killed > 1 else ''} that it left behind were killed"
@@ -102,7 +102,8 @@ class Watcher:
         if not attempt.devices:
             return ()
         try:
-            sample = await asyncio.wait_for(self._probe.read(attempt.uuids), READ_DEADLINE)
+            reading = asyncio.ensure_future(self._probe.read(attempt.uuids))
+            sample = await asyncio.wait_for(asyncio.shield(reading), READ_DEADLINE)  # a late answer harms nobody
         except TimeoutError:
             return ()
         if sample.error is not None:
