@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Hand over to the command line, if this installation has one."""
-    if sys.version_info < (3, 11):  # noqa: UP036 - the training library runs on older ones
+    if sys.version_info < (3, 11):  # the training library runs on older ones
         sys.exit(
             "gpusched: the command line and the daemon need Python 3.11, this is %d.%d\n"
             "  gpusched.checkpoint works here; install the rest for all: pipx install gpusched" % sys.version_info[:2]
