@@ -105,7 +105,7 @@ class Performer:
             job,
             key.number,
             devices,
-            environment,
+            {**environment, "GPUSCHED_STATE_DIR": str(self._places.state)},  # a submit in a job goes to the same daemon
             job_dir=str(job_dir),
             checkpoint_dir=str(checkpoint_dir),
             master_port=_free_port() if len(devices) > 1 else None,

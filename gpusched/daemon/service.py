@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from gpusched.daemon.config import Config
 from gpusched.daemon.loop import Loop
 from gpusched.daemon.perform import Performer
 from gpusched.daemon.places import Places
-from gpusched.daemon.views import job_view
+from gpusched.daemon.views import JOB_FIELDS, NEED_REASONS, Shown, job_view
 from gpusched.model.changes import Step
 from gpusched.model.errors import UsageError
 from gpusched.model.job import Attempt, Job
@@ -48,22 +48,31 @@ class Service:
 
     # ---- views ----------------------------------------------------------------------------------------------
 
-    def view_many(self, jobs: Sequence[Job], attempts: dict[int, Attempt] | None = None) -> list[dict[str, Any]]:
+    def view_many(
+        self,
+        jobs: Sequence[Job],
+        attempts: Mapping[int, Attempt] | None = None,
+        fields: Collection[str] = JOB_FIELDS.keys(),
+    ) -> list[dict[str, Any]]:
         """JOBs, in the order given. `attempts`: the latest attempts of jobs that are not alive, where known."""
         engine, now = self.loop.engine, self.loop.clock.now()
         waiting = [job for job in jobs if job.state is JobState.PENDING]
-        why = reasons(engine.view, waiting, now.wall)
-        positions = self.positions() if waiting else {}
+        why = reasons(engine.view, waiting, now.wall) if not NEED_REASONS.isdisjoint(fields) else {}
+        positions = self.positions() if waiting and "position" in fields else {}
+        ended = attempts or {}
         return [
             job_view(
-                job,
-                engine.view.live.get(job.id) or (attempts or {}).get(job.id),
-                why=why.get(job.id),
-                position=positions.get(job.id),
-                view=engine.view,
-                board=self.board,
-                places=self.places,
-                now=now,
+                Shown(
+                    job,
+                    engine.view.live.get(job.id) or ended.get(job.id),
+                    why.get(job.id),
+                    positions.get(job.id),
+                    engine.view,
+                    self.board.progress.get(job.id),
+                    self.places,
+                    now,
+                ),
+                fields,
             )
             for job in jobs
         ]

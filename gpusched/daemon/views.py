@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from gpusched.daemon.board import Board, DeviceSample
+from gpusched.daemon.board import DeviceSample, Progress
 from gpusched.daemon.places import Places, output_path
 from gpusched.engine.verdict import describe
 from gpusched.model.changes import StoryLine
@@ -51,80 +52,86 @@ def _failed_status(outcome: Outcome) -> int:
             return EXIT_LOST
 
 
-def job_view(
-    job: Job,
-    attempt: Attempt | None,
-    *,
-    why: Reason | None,
-    position: int | None,
-    view: View,
-    board: Board,
-    places: Places,
-    now: Instant,
-) -> dict[str, Any]:
-    """JOB of docs/api.md. `attempt`: the latest one, if there is one."""
-    spec, request, outcome = job.spec, job.spec.request, job.outcome
-    progress = board.progress.get(job.id)
-    elapsed = _elapsed(job, attempt, now)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One job with everything its fields are made from."""
+
+    job: Job
+    attempt: Attempt | None  # the latest one, if there is one
+    why: Reason | None
+    position: int | None
+    view: View
+    progress: Progress | None
+    places: Places
+    now: Instant
+
+
+# JOB of docs/api.md, field by field: only what is asked for is worked out, because queues are long.
+JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
+    "job": lambda s: s.job.key,
+    "id": lambda s: s.job.id,
+    "array_id": lambda s: s.job.array.array_id if s.job.array else None,
+    "array_index": lambda s: s.job.array.index if s.job.array else None,
+    "name": lambda s: s.job.spec.name,
+    "user": lambda s: s.job.owner.user,
+    "uid": lambda s: s.job.owner.uid,
+    "state": lambda s: str(s.job.state),
+    "code": lambda s: s.job.state.code,
+    "reason": lambda s: _reason_word(s.job, s.why),
+    "reason_text": lambda s: _reason_text(s.job, s.why),
+    "position": lambda s: s.position,
+    "qos": lambda s: s.job.spec.qos,
+    "partition": lambda s: s.job.spec.request.partition,
+    "account": lambda s: s.job.spec.account,
+    "gpus": lambda s: s.job.spec.request.gpus,
+    "gpu_mem_mib": lambda s: s.job.spec.request.gpu_mem_mib,
+    "shared": lambda s: s.job.spec.request.shared,
+    "gpu_type": lambda s: s.job.spec.request.gpu_type,
+    "devices": lambda s: _devices(s.attempt if s.job.state.live else None, s.view),
+    "attempt": lambda s: s.job.attempt,
+    "restarts": lambda s: s.job.restarts,
+    "submitted_at": lambda s: s.job.submitted_at,
+    "begin_at": lambda s: s.job.spec.begin if not s.job.spec.cron else None,
+    "started_at": lambda s: s.job.started_at,
+    "ended_at": lambda s: s.job.ended_at,
+    "elapsed": lambda s: _elapsed(s.attempt, s.now),
+    "waited": lambda s: _waited(s.job, s.now),
+    "time_limit": lambda s: s.job.spec.time_limit,
+    "exit_code": lambda s: s.job.outcome.code if s.job.outcome else None,
+    "exit_signal": lambda s: s.job.outcome.signal if s.job.outcome else None,
+    "exit_text": lambda s: s.job.ended_because or (describe(s.job.outcome) if s.job.outcome else ""),
+    "exit_status": lambda s: exit_status(s.job),
+    "command": lambda s: list(s.job.spec.command),
+    "cwd": lambda s: s.job.spec.cwd,
+    "output": lambda s: output_path(s.job, s.job.spec.output),
+    "error_output": lambda s: output_path(s.job, s.job.spec.error),
+    "job_dir": lambda s: str(s.places.job_dir(s.job.attempt_key)) if s.job.attempt else None,
+    "checkpoint_dir": lambda s: str(s.places.checkpoint_dir(s.job)),
+    "saved": lambda s: saved_view((s.attempt.saved if s.attempt else None) or s.job.saved),
+    "watching": lambda s: bool(s.attempt and s.attempt.live and s.attempt.watching),
+    "progress": lambda s: dict(s.progress.last) if s.progress else None,
+    "eta": lambda s: s.progress.eta() if s.progress and s.job.state.live else None,
+    "dependency": lambda s: str(s.job.spec.dependency) if s.job.spec.dependency else None,
+    "comment": lambda s: s.job.spec.comment,
+    "cron": lambda s: s.job.spec.cron,
+    "next_run_at": lambda s: s.job.spec.begin if s.job.spec.cron else None,
+    "stopping": lambda s: _stopping(s.job, s.now),
+    "pid": lambda s: s.attempt.pid if s.attempt and s.attempt.live else None,
+    "gpu_seconds": lambda s: _gpu_seconds(s.attempt, s.now) if s.attempt else 0.0,
+}
+NEED_REASONS = frozenset({"reason", "reason_text"})
+
+
+def job_view(shown: Shown, fields: Collection[str]) -> dict[str, Any]:
+    """These fields of a JOB (all of JOB_FIELDS is the whole)."""
+    return {name: JOB_FIELDS[name](shown) for name in fields}
+
+
+def _stopping(job: Job, now: Instant) -> dict[str, Any] | None:
     stop = job.stop
-    return {
-        "job": job.key,
-        "id": job.id,
-        "array_id": job.array.array_id if job.array else None,
-        "array_index": job.array.index if job.array else None,
-        "name": spec.name,
-        "user": job.owner.user,
-        "uid": job.owner.uid,
-        "state": str(job.state),
-        "code": job.state.code,
-        "reason": _reason_word(job, why),
-        "reason_text": _reason_text(job, why),
-        "position": position,
-        "qos": spec.qos,
-        "partition": request.partition,
-        "account": spec.account,
-        "gpus": request.gpus,
-        "gpu_mem_mib": request.gpu_mem_mib,
-        "shared": request.shared,
-        "gpu_type": request.gpu_type,
-        "devices": _devices(attempt if job.state.live else None, view),
-        "attempt": job.attempt,
-        "restarts": job.restarts,
-        "submitted_at": job.submitted_at,
-        "begin_at": spec.begin if not spec.cron else None,
-        "started_at": job.started_at,
-        "ended_at": job.ended_at,
-        "elapsed": elapsed,
-        "waited": _waited(job, now),
-        "time_limit": spec.time_limit,
-        "exit_code": outcome.code if outcome else None,
-        "exit_signal": outcome.signal if outcome else None,
-        "exit_text": (job.ended_because or describe(outcome)) if outcome else job.ended_because,
-        "exit_status": exit_status(job),
-        "command": list(spec.command),
-        "cwd": spec.cwd,
-        "output": output_path(job, spec.output),
-        "error_output": output_path(job, spec.error),
-        "job_dir": str(places.job_dir(job.attempt_key)) if job.attempt else None,
-        "checkpoint_dir": str(places.checkpoint_dir(job)),
-        "saved": saved_view(job.saved if attempt is None or attempt.saved is None else attempt.saved),
-        "watching": bool(attempt and attempt.live and attempt.watching),
-        "progress": dict(progress.last) if progress else None,
-        "eta": progress.eta() if progress and job.state.live else None,
-        "dependency": str(spec.dependency) if spec.dependency else None,
-        "comment": spec.comment,
-        "cron": spec.cron,
-        "next_run_at": spec.begin if spec.cron else None,
-        "stopping": None
-        if stop is None
-        else {
-            "cause": stop.phrase(),
-            "for_job": stop.for_job,
-            "deadline_in": max(0.0, stop.deadline - now.boot),
-        },
-        "pid": attempt.pid if attempt and attempt.live else None,
-        "gpu_seconds": _gpu_seconds(attempt, now) if attempt else 0.0,
-    }
+    if stop is None:
+        return None
+    return {"cause": stop.phrase(), "for_job": stop.for_job, "deadline_in": max(0.0, stop.deadline - now.boot)}
 
 
 def _reason_word(job: Job, why: Reason | None) -> str | None:
@@ -147,7 +154,7 @@ def _devices(attempt: Attempt | None, view: View) -> list[dict[str, Any]]:
     return sorted(found, key=lambda d: (d["index"] is None, d["index"]))
 
 
-def _elapsed(job: Job, attempt: Attempt | None, now: Instant) -> float | None:
+def _elapsed(attempt: Attempt | None, now: Instant) -> float | None:
     if attempt is None or attempt.started is None:
         return None
     return max(0.0, (attempt.ended if attempt.ended is not None else now.boot) - attempt.started)

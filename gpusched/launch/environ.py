@@ -7,22 +7,6 @@ from collections.abc import Mapping, Sequence
 from gpusched import rundir
 from gpusched.model.job import Job
 
-_STRIPPED_PREFIXES = ("SLURM_", "SBATCH_", "GPUSCHED_", "LISTEN_", "WATCHDOG_")
-_STRIPPED = frozenset({"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
-
-
-def strip_scheduler_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment without what belongs to the job, service or scheduler it was itself started by.
-
-    Training frameworks switch into Slurm mode on seeing SLURM_*; a job submitted from within a job must not take
-    itself for its parent; and a service's notify socket is nobody else's.
-    """
-    return {
-        name: value
-        for name, value in env.items()
-        if name not in _STRIPPED and not name.startswith(_STRIPPED_PREFIXES)
-    }
-
 
 def job_environment(
     job: Job,

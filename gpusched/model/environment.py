@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from gpusched.model.errors import UsageError
 
-# Training frameworks switch into Slurm mode on seeing SLURM_*, and a job submitted from inside a job must not
-# believe that it is that other job.
-_SCHEDULER_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "GPUSCHED_")
+_STRIPPED_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "GPUSCHED_", "LISTEN_", "WATCHDOG_")
+_STRIPPED = frozenset({"NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
 
 MAX_STRING = 128 * 1024 - 1  # what Linux lets one argument or variable have (MAX_ARG_STRLEN, less the final NUL)
 MAX_TOTAL = 1024 * 1024  # bytes of everything together; exec itself takes more, but jobs have to stay readable
@@ -16,8 +15,14 @@ MAX_VARIABLES = 4096
 
 
 def strip_scheduler_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what an outer scheduler (Slurm, or gpusched itself) has put there."""
-    return {name: value for name, value in env.items() if not name.startswith(_SCHEDULER_PREFIXES)}
+    """The caller's environment without what belongs to the job, service or scheduler it was itself started by.
+
+    Training frameworks switch into Slurm mode on seeing SLURM_*; a job submitted from within a job must not take
+    itself for its parent; and a service's notify socket is nobody else's.
+    """
+    return {
+        name: value for name, value in env.items() if name not in _STRIPPED and not name.startswith(_STRIPPED_PREFIXES)
+    }
 
 
 def _check_string(text: str, what: str) -> int:

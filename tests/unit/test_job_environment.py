@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gpusched.launch.environ import job_environment, strip_scheduler_variables
+from gpusched.launch.environ import job_environment
+from gpusched.model.environment import strip_scheduler_variables
 from gpusched.model.job import ArrayElement, Job, JobSpec, Owner, Request
 from gpusched.model.state import JobState
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Any
 
 from gpusched.api.server import Call
 from gpusched.daemon.service import Service, read_key
-from gpusched.daemon.views import attempt_view, story_view
+from gpusched.daemon.views import JOB_FIELDS, attempt_view, story_view
 from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
@@ -73,7 +74,16 @@ async def queue(service: Service, call: Call) -> dict[str, Any]:
     ]
     view = service.loop.engine.view
     chosen.sort(key=lambda job: _display_order(job, view.order(job)))
-    return {"jobs": service.view_many(chosen, attempts)}
+    return {"jobs": service.view_many(chosen, attempts, _fields(call))}
+
+
+def _fields(call: Call) -> Collection[str]:
+    """The fields of JOB that are asked for; all, if none is named. Raises UsageError listing them."""
+    asked = _words(call, "fields")
+    for name in asked:
+        if name not in JOB_FIELDS:
+            raise known("field", name, tuple(JOB_FIELDS))
+    return dict.fromkeys(asked) or JOB_FIELDS.keys()
 
 
 def _display_order(job: Job, order: tuple[bool, int, int]) -> tuple[Any, ...]:
