@@ -31,7 +31,8 @@ def resolve(state: State, key: str) -> list[Job]:
         return []
     job_id = int(head)
     if underscore:
-        return [j for j in state.elements(job_id) if j.array is not None and j.array.index == int(index)]
+        element = state.element(job_id, int(index))
+        return [element] if element is not None else []
     elements = state.elements(job_id)
     if elements:
         return elements

@@ -86,12 +86,12 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
 
 def _indexes_match_jobs(engine: Engine) -> None:
     state, view = engine.state, engine.view
-    arrays: dict[int, list[int]] = {}
+    arrays: dict[int, dict[int, int]] = {}
     names: dict[tuple[int, str], list[int]] = {}
     live, claims = Counter[int](), Counter[int]()
     for job in sorted(state.jobs.values(), key=lambda j: j.id):
         if job.array is not None:
-            arrays.setdefault(job.array.array_id, []).append(job.id)
+            arrays.setdefault(job.array.array_id, {})[job.array.index] = job.id
             live[job.array.array_id] += job.state in LIVE
             claims[job.array.array_id] += job.id in view.claimants
         if (name := unfinished_name(job)) is not None:

@@ -46,13 +46,12 @@ class State:
     boot_id: str
     view: View
     next_job_id: int = 1
-    arrays: dict[int, list[int]] = field(default_factory=dict)  # array id → ids of its elements, ascending
+    arrays: dict[int, dict[int, int]] = field(default_factory=dict)  # array id → element index → job id
     dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
     told: dict[str, Facts] = field(default_factory=dict)  # the facts that those who wait for a key were told last
     singletons: dict[Name, list[int]] = field(default_factory=dict)  # unfinished jobs of one name, ascending
     waiting_for_time: set[int] = field(default_factory=set)  # pending jobs with a begin time to come
     ended: set[int] = field(default_factory=set)  # final jobs that are still kept, because others need them
-    closing: bool = False  # the service is emptying itself: nothing new starts
     late: Counter[str] = field(default_factory=Counter)  # messages about attempts that are over, by kind
 
     @property
@@ -67,7 +66,12 @@ class State:
         return self.view.leaving.get(key)
 
     def elements(self, array_id: int) -> list[Job]:
-        return [self.jobs[i] for i in self.arrays.get(array_id, ()) if i in self.jobs]
+        """Those elements of an array that the engine keeps, in the order of their ids."""
+        return [self.jobs[job_id] for job_id in sorted(self.arrays.get(array_id, {}).values())]
+
+    def element(self, array_id: int, index: int) -> Job | None:
+        job_id = self.arrays.get(array_id, {}).get(index)
+        return None if job_id is None else self.jobs[job_id]
 
 
 class Turn:
@@ -106,8 +110,8 @@ class Turn:
         self.state.ended.discard(job.id)
         self.state.view.drop_job(job.id)
         if job.array is not None:
-            elements = self.state.arrays.get(job.array.array_id, [])
-            elements.remove(job.id)
+            elements = self.state.arrays.get(job.array.array_id, {})
+            del elements[job.array.index]
             if not elements:
                 self.state.arrays.pop(job.array.array_id, None)
 
@@ -224,7 +228,7 @@ def unfinished_name(job: Job) -> Name | None:
 
 def index_job(state: State, job: Job) -> None:
     if job.array is not None:
-        _insert(state.arrays.setdefault(job.array.array_id, []), job.id)
+        state.arrays.setdefault(job.array.array_id, {})[job.array.index] = job.id
     if job.state.final:
         state.ended.add(job.id)
     elif (name := unfinished_name(job)) is not None:
