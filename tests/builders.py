@@ -119,7 +119,7 @@ class World:
         self.rules = (rules or Rules.default()).check()
         self.gpus: list[Gpu] = []
         for item in gpus:
-            self.gpus += [Gpu(i) for i in range(item)] if isinstance(item, int) else [item]
+            self.gpus += [Gpu(i) for i in range(item)] if isinstance(item, int) else [replace(item)]
         self.now = Instant(1_000_000.0, 1_000.0)
         self.store = MemoryStore()
         self.processes: dict[AttemptKey, Process] = {}
@@ -169,6 +169,7 @@ class World:
 
     def _fresh_engine(self) -> Engine:
         engine = Engine(self.rules, "boot")
+        engine.look_at = 3  # let go of ended jobs early, so that small worlds see it too
         engine.restore(self.store.load(), self.now)
         return engine
 
@@ -372,14 +373,37 @@ class World:
         self._set(index, fault=fault)
 
     def recovers(self, index: int) -> None:
-        self._set(index, fault="", missing=False)
+        self._set(index, fault="")
+
+    def vanishes(self, index: int) -> None:
+        """The driver no longer lists the device."""
+        self.unplug(index)
+        self.sample()
+
+    def comes_back(self, index: int) -> None:
+        self.plug_in(index)
+        self.sample()
+
+    def unplug(self, index: int) -> None:
+        self._gpu(index).missing = True
+
+    def plug_in(self, index: int) -> None:
+        """A device that was gone comes back with nothing of ended processes in its memory."""
+        for process in self.processes.values():
+            if self._gpu(index).missing and not process.alive:
+                process.on.discard(self._gpu(index).uuid)
+        self._gpu(index).missing = False
+
+    def _gpu(self, index: int) -> Gpu:
+        return next(g for g in self.gpus if g.index == index)
 
     def foreign(self, index: int, mib: int) -> None:
         """Somebody else's processes hold so much memory of the device."""
         self._set(index, foreign_mib=mib)
 
     def _set(self, index: int, **what: Any) -> None:
-        self.gpus = [replace(g, **what) if g.index == index else g for g in self.gpus]
+        for name, value in what.items():
+            setattr(self._gpu(index), name, value)
         self.sample()
 
     def passes(self, seconds: float) -> None:
@@ -409,8 +433,9 @@ class World:
 
     def _ended(self, key: str) -> list[Job]:
         """What the shell would recall for a request: ended jobs from the store."""
-        array = self.store.array(int(key.partition("_")[0])) if key.partition("_")[0].isdigit() else ()
-        job = self.store.job(int(key)) if key.isdigit() else None
+        head = key.partition("_")[0]
+        array = self.store.array(int(head)) if head.isascii() and head.isdigit() else ()
+        job = self.store.job(int(key)) if key == head and head.isascii() and head.isdigit() else None
         return [j for j in (*array, *([job] if job and not array else [])) if j.state.final]
 
     def states(self, *jobs: int) -> list[JobState]:

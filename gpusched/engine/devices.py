@@ -58,10 +58,10 @@ def _take_in(turn: Turn, occupancy: Occupancy, stale: bool) -> None:
 
 
 def _leave(turn: Turn, seen: dict[str, Occupancy]) -> None:
+    known = turn.view.slots
     for attempt in list(turn.view.leaving.values()):
-        gone = frozenset(
-            uuid for uuid in attempt.uuids if uuid not in seen or left(attempt, seen[uuid])
-        )  # what the machine does not have any more holds nobody back
+        # what the machine did not have any more when the daemon started holds nobody back
+        gone = frozenset(u for u in attempt.uuids if (left(attempt, seen[u]) if u in seen else u not in known))
         if gone:
             clear_devices(turn, attempt, gone)
         if attempt.key in turn.view.leaving and turn.now.boot - (attempt.ended or 0.0) > OVERDUE:
@@ -69,8 +69,8 @@ def _leave(turn: Turn, seen: dict[str, Occupancy]) -> None:
 
 
 def left(attempt: Attempt, occupancy: Occupancy) -> bool:
-    """The ended attempt has nothing on the device any more. A device that cannot be read cannot hold it back:
-    its health keeps it from being given out."""
+    """The ended attempt is seen to have nothing on the device any more. A device that fails shows nothing: what was
+    there may still be there when it answers again."""
     if occupancy.reading.health is not Health.OK:
-        return True
+        return False
     return attempt.key not in occupancy.own and occupancy.residual_mib == 0

@@ -45,13 +45,15 @@ from gpusched.policy.cycle import Preempt, Start, cycle
 from gpusched.policy.explain import reason
 from gpusched.policy.view import View
 
+KEPT = 64
+
 
 class Engine:
     """The state of all jobs, attempts and devices, and what follows from each event."""
 
     def __init__(self, rules: Rules, boot_id: str) -> None:
         self.state = State(rules, boot_id, View(rules))
-        self._look_at = 64  # how many ended jobs are kept before the engine looks which it can let go
+        self.look_at = KEPT  # how many ended jobs are kept before the engine looks which it can let go
 
     @property
     def view(self) -> View:
@@ -109,7 +111,7 @@ class Engine:
 
     def _forecast(self, job: Job, now: Instant) -> str:
         """What the next scheduling cycle will decide about a job that is in the view."""
-        decision = None if self.state.closing else next(cycle(self.view), None)
+        decision = None if self.view.closing else next(cycle(self.view), None)
         match decision:
             case Start(job.id, devices):
                 return f"would start now on {describe_devices(self.state, devices)}"
@@ -181,7 +183,7 @@ class Engine:
     def _ask_everyone(self, turn: Turn, event: ServiceStopping) -> None:
         if not event.ask_jobs:
             return
-        self.state.closing = True
+        self.view.closing = True
         for job_id in sorted(self.view.live):
             job = self.state.jobs[job_id]
             if job.state in (JobState.STARTING, JobState.RUNNING):
@@ -203,11 +205,13 @@ class Engine:
 
         Looked through only when the number of ended jobs has doubled, so that the cost per job stays constant.
         """
-        if len(self.state.ended) < self._look_at:
+        if len(self.state.ended) < self.look_at:
             return
         looked_at: set[int] = set()
         for job_id in sorted(self.state.ended):
-            job = self.state.jobs[job_id]
+            job = self.state.jobs.get(job_id)
+            if job is None:
+                continue  # went with its array
             first = job.array.array_id if job.array else job.id
             if first in looked_at:
                 continue
@@ -216,7 +220,7 @@ class Engine:
             if all(j.state.final and self.state.dependents.keys().isdisjoint(names(j)) for j in family):
                 for member in family:
                     turn.forget_job(member)
-        self._look_at = 2 * len(self.state.ended) + 64
+        self.look_at = 2 * len(self.state.ended) + KEPT
 
 
 def unknown_dependencies(engine: Engine, event: JobSubmitted) -> tuple[int, ...]:

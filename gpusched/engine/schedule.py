@@ -14,7 +14,7 @@ from gpusched.policy.cycle import Preempt, Start, Withdraw, cycle
 
 def schedule(turn: Turn) -> None:
     """One scheduling cycle, if anything has changed that it could depend on."""
-    if not turn.dirty or turn.state.closing:
+    if not turn.dirty or turn.view.closing:
         return
     decided = cycle(turn.view)
     for decision in decided:
@@ -68,4 +68,4 @@ def _end_of_yielding(turn: Turn) -> None:
 
 
 def _devices_still_leaving(turn: Turn, job: Job) -> bool:
-    return any(key.job_id == job.id for key in turn.view.leaving)
+    return any(key.job_id == job.id for key in turn.view.leaving if key not in turn.view.overdue)

@@ -79,7 +79,7 @@ def _broken_promise(view: View, job: Job) -> str:
             return f"device {slot.device.index} is kept for job {slot.kept_for}"
         if foreign_blocks(slot, job.spec.request, view.rules.foreign_floor_mib):
             return f"device {slot.device.index} is in use by processes outside gpusched"
-    with view.without(view.departing()):
+    with view.without(view.departing(job)):
         if fit(view, job, guarded=_all_but(view, job.earmark)) is None:
             return "what it was promised has not become free"
     return ""

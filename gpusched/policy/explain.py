@@ -37,6 +37,7 @@ class Word(StrEnum):
     FOREIGN_USE = "ForeignUse"
     CPU_JOBS = "CpuJobLimit"
     STARTING = "Starting"
+    CLOSING = "ServiceStopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
             f"its time limit is longer than partition {partition.name!r} allows",
             f"shorten it: gpusched update {job.key} --time …",
         )
+    if view.closing:
+        return Reason(Word.CLOSING, "the service is shutting down", "it runs again")
     return None
 
 

@@ -57,7 +57,7 @@ def plan_preemption(view: View, job: Job, guarded: Container[str] = ()) -> Plan 
     level = view.rules.qos.get(job.spec.qos)
     if request.gpus == 0 or level is None or not level.preempts:
         return None
-    with view.without(view.departing()):
+    with view.without(view.departing(job)):
         shares = fit(view, job, guarded)
         if shares is not None:
             return Plan(tuple(share.uuid for share in shares), ())

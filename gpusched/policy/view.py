@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gpusched.model.device import Device
 from gpusched.model.job import Attempt, AttemptKey, Job, Request
 from gpusched.model.rules import Rules
-from gpusched.model.state import LIVE, JobState
+from gpusched.model.state import LIVE, StopKind
 
 _REMEMBERED = 512  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
@@ -62,6 +62,7 @@ class View:
         self.buckets: dict[Bucket, list[int]] = {}
         self.claimants: set[int] = set()  # waiting jobs with an earmark
         self.cpu_running = 0
+        self.closing = False  # the service is emptying itself: nothing new starts
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
         self._suitable: dict[Request, list[Slot]] = {}
@@ -151,12 +152,15 @@ class View:
         others = self._array_live[array.array_id] + self._array_claims[array.array_id]
         return others - (job.id in self.claimants) >= array.limit
 
-    def departing(self) -> list[Attempt]:
-        """Attempts that will leave their devices by themselves: asked to stop, or ended and about to be seen gone."""
+    def departing(self, job: Job) -> list[Attempt]:
+        """Attempts that will leave their devices to `job` by themselves: asked to stop, or ended and about to be seen
+        gone. Not those whose owner asked for a requeue and who come back before `job`."""
         stopping = []
         for job_id, attempt in self.live.items():
-            job = self.jobs[job_id]
-            if job.state is JobState.STOPPING and (job.stop is None or job.stop.kills < _UNKILLABLE):
+            other = self.jobs[job_id]
+            if other.stop is None or other.stop.kills >= _UNKILLABLE:
+                continue
+            if other.stop.kind is not StopKind.REQUEUE or self.order(job) < self.order(other):
                 stopping.append(attempt)
         return [*stopping, *(a for key, a in self.leaving.items() if key not in self.overdue)]
 
