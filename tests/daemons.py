@@ -129,10 +129,13 @@ class Place:
             return None
 
     def spawner(self) -> int:
-        """The pid of the process that forks supervisors."""
+        """The pid of the process that forks supervisors; waits until it has named itself."""
+        return until(self._note_spawners, "a spawner")[0]
+
+    def _note_spawners(self) -> list[int]:
         found = [pid for pid in children(self.pid) if process_name(pid) == "gpusched-spawn"]
         self.spawners.update(found)
-        return found[0] if found else 0
+        return found
 
     def kill9(self) -> None:
         self._end(signal.SIGKILL)
@@ -141,15 +144,16 @@ class Place:
         self._end(signal.SIGTERM)
 
     def _end(self, number: int) -> None:
-        self.spawner()
+        self._note_spawners()
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
         self.wait_gone()
 
     def wait_gone(self) -> None:
         """Until the daemon is gone, by itself or by a failpoint."""
-        self.spawner()
-        until(lambda: not alive(self.pid), "the end of the daemon")
+        self._note_spawners()
+        # Not `alive`: the first thread of a process can be a zombie while another still holds its files and locks.
+        until(lambda: not os.path.exists(f"/proc/{self.pid}"), "the end of the daemon")
         self.client.close()
 
     def restart(self, failpoints: str = "") -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from daemons import alive, until
+
 from gpusched.model.errors import UsageError
 
 # Three processes that ignore every polite signal; each has left its session and its parent.
@@ -76,7 +77,7 @@ def test_a_dependency_on_itself_or_in_a_circle_is_refused(place):
 
 
 def test_an_array_runs_so_many_at_once_and_each_element_knows_itself(place):
-    script = "echo start >> array.log; sleep 0.2; echo $GPUSCHED_ARRAY_TASK_ID >> array.log; exit $GPUSCHED_ARRAY_TASK_ID"
+    script = "I=$GPUSCHED_ARRAY_TASK_ID; echo start >> array.log; sleep 0.2; echo $I >> array.log; exit $I"
     key = place.sh(script, gpus=0, array="0-5%1")
     waited = place.cli("wait", key)
     assert waited.code == 5

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from daemons import COMMAND, read_until, until
+
 from gpusched.model.errors import UsageError
 
 
