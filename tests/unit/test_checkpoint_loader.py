@@ -126,6 +126,7 @@ def test_a_generators_seed_chooses_the_order():
 def test_every_sample_comes_once_and_epochs_differ():
     one, two = seen(LOADERS["shuffled"](), seed=1), seen(LOADERS["shuffled"](), seed=2)
     assert sorted(index for batch in one for index in batch[0]) == list(range(23))
+    assert len({number for batch in one + two for number in batch[1]}) == 46  # and each is augmented in its own way
     assert [batch[0] for batch in one] != [batch[0] for batch in two]
 
 
