@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from gpusched.cli.options import how_params, submit_params
+from gpusched.cli.options import how_params, main_name, submit_params
 from gpusched.model.errors import UsageError
 
 HEAD = 32 * 1024  # bytes of a script that are looked at
@@ -94,7 +94,7 @@ def _parse(words: list[str], place: str) -> dict[str, Any]:
     try:
         return given_of(command.make_context(place, list(words)))
     except click.NoSuchOption as error:
-        names = ", ".join(sorted(max(param.opts, key=len) for param in command.params))
+        names = ", ".join(sorted(main_name(param) for param in command.params if isinstance(param, click.Option)))
         raise UsageError(f"{place}: no such option: {error.option_name}", f"known: {names}") from None
     except click.UsageError as error:
         raise UsageError(f"{place}: {error.format_message().rstrip('.')}", "see: gpusched submit --help") from None

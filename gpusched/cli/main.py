@@ -125,8 +125,10 @@ def _hint(error: click.UsageError) -> str:
     """The next step after a usage error that click found: the known options, and where the help is."""
     command = error.ctx.command_path if error.ctx else "gpusched"
     if isinstance(error, click.NoSuchOption) and error.ctx:
+        from gpusched.cli.options import main_name
+
         names = sorted(
-            max(param.opts, key=len)
+            main_name(param)
             for param in error.ctx.command.params
             if isinstance(param, click.Option) and not param.hidden
         )

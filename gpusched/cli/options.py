@@ -43,6 +43,12 @@ class ShortOption(click.Option):
             self.opts = shown
 
 
+def main_name(option: click.Option) -> str:
+    """The long name under which the help shows an option, not an alias of it."""
+    aliases = getattr(option, "aliases", ())
+    return max((name for name in option.opts if name not in aliases), key=len)
+
+
 def parse_gpus(text: str) -> tuple[int, str | None]:
     """How many devices, and of which type (a glob): `2`, `h100:2`, and as in --gres `gpu:2`, `gpu:h100:2`, `gpu`."""
     hint = "write for example 2, h100:2 (two of type h100), or 0 for a job without a GPU"

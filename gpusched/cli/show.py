@@ -117,7 +117,7 @@ def _now(job: Json) -> list[tuple[str, str]]:
 
 def _attempt(attempt: Json) -> str:
     outcome = attempt.get("outcome")
-    ids = ",".join(str(device.get("index", "?")) for device in attempt.get("devices") or ())
+    ids = ",".join(text.index_of(device) for device in attempt.get("devices") or ())
     end = text.moment(attempt["ended_at"]) if attempt.get("ended_at") else "now"
     line = f"  {attempt['number']:>2}  {text.moment(attempt.get('started_at') or attempt.get('created_at'))} – {end}"
     line += f"  GPUs {ids}" if ids else "  no GPU"

@@ -47,8 +47,13 @@ def gpus_asked(job: Json) -> str:
     return str(count)
 
 
+def index_of(device: Json) -> str:
+    """The index of a device that a job has or had; a question mark if it is not here any more."""
+    return "?" if device.get("index") is None else str(device["index"])
+
+
 def device_ids(job: Json) -> str:
-    return ",".join(str(device["index"]) for device in job.get("devices") or ())
+    return ",".join(index_of(device) for device in job.get("devices") or ())
 
 
 def leaving(job: Json) -> str:
