@@ -54,7 +54,7 @@ _CODES = {
 # only when a person says `requeue`.
 _P, _S, _R, _G = JobState.PENDING, JobState.STARTING, JobState.RUNNING, JobState.STOPPING
 LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
-    _P: frozenset({_S, JobState.CANCELLED, JobState.FAILED}),
+    _P: frozenset({_S, JobState.CANCELLED}),
     _S: frozenset({_R, _G, _P, *FINAL} - {JobState.PREEMPTED, JobState.TIMEOUT}),
     _R: frozenset({_G, _P, JobState.COMPLETED, JobState.FAILED, JobState.LOST}),
     _G: frozenset({_P, *FINAL}),
