@@ -22,6 +22,7 @@ save() {
 }
 
 stop=
+sleeper=
 trap 'stop=yes' TERM # only a flag: the loop below decides where it is safe to stop
 
 number=0
@@ -40,12 +41,14 @@ while [ "$number" -lt "$last" ]; do
                 "${GPUSCHED_ATTEMPT:-0}" "$state" "$number" "$(date +%s)" > "$GPUSCHED_JOB_DIR/saved.tmp"
             mv "$GPUSCHED_JOB_DIR/saved.tmp" "$GPUSCHED_JOB_DIR/saved"
         fi
+        kill $sleeper 2> /dev/null || true # leave nobody behind
         exit 85
     fi
     number=$((number + 1))
     echo "$number"
     sleep "$pause" & # in the background, so that the signal is handled at once and not after the pause
-    wait $! || true
+    sleeper=$!
+    wait $sleeper || true
 done
 
 rm -f "$state"

@@ -80,6 +80,7 @@ def make_loader(args):
     )
 
 
+@torch.no_grad()
 def evaluate(run, model, args, epoch):
     """On a plain loader, whose iterator draws from the global generator; with dropout left on, to draw more."""
     model.eval()

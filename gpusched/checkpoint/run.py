@@ -269,7 +269,11 @@ class Run:
         self._next_save = time.monotonic() + (self._every_seconds or 0.0) if wanted else float("inf")
 
     def _serve(self, request: Request, boundary: Optional[Dict[str, Any]]) -> None:
-        """Save, then acknowledge, then (for a stop) leave: in this order, so that `saved` is never a promise only."""
+        """Save, then acknowledge, then (for a stop) leave: in this order, so that `saved` is never a promise only.
+
+        A stop that cannot be saved (full disk, broken device) leaves with 1 and unacknowledged. Training on would only
+        lose more steps when the grace period ends; this way the scheduler requeues from the last good checkpoint now.
+        """
         began = time.monotonic()
         saved = self._keeper.save(boundary)
         self._mail.close(request)

@@ -241,6 +241,27 @@ def test_check_stops_inside_an_evaluation_that_then_starts_again(job):
     assert script() == expected
 
 
+def test_a_stop_after_the_last_epoch_leaves_with_the_checkpoint_that_is_there(job):
+    run = Run()
+    count(run)
+    job.ask("stop")
+    with pytest.raises(Left) as left:
+        run.check()
+    assert left.value.code == 85 and job.names() == ["step-10"] and job.answer()["step"] == 10
+
+
+def test_a_stop_before_the_first_batch_of_a_resumed_epoch_needs_no_new_checkpoint(job):
+    with pytest.raises(Left):
+        count(Run(), each=lambda step: job.ask("stop") if step == 3 else None)
+    job.new_attempt()
+    job.ask("stop")
+    run = Run()
+    with pytest.raises(Left) as left:
+        for _ in run.epochs(2):
+            run.check()
+    assert left.value.code == 85 and job.names() == ["step-3"] and job.answer()["step"] == 3
+
+
 def test_check_inside_an_unfinished_step_waits_for_that_step(job):
     run, steps = Run(), []
     with pytest.raises(Left):
