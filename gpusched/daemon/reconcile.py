@@ -2,8 +2,8 @@
 
 | the control directory shows            | so                                                              |
 |----------------------------------------|-----------------------------------------------------------------|
+| exit.json                              | its true end, also of an earlier boot of the machine             |
 | another boot of the machine            | LOST; no pid of that boot is touched                             |
-| exit.json                              | its true end                                                     |
 | the lock is held                       | alive: followed again                                            |
 | nothing                                | the start is revoked, so that it can never happen: back to the queue |
 | claimed, but neither lock nor exit.json | the remains are killed, LOST                                     |
@@ -34,10 +34,10 @@ async def observe_attempts(engine: Engine, watcher: Watcher) -> list[Event]:
 
 async def _one(attempt: Attempt, boot_id: str, watcher: Watcher) -> list[Event]:
     key = attempt.key
-    if attempt.boot_id != boot_id:
-        lost = Outcome(OutcomeKind.LOST, text="the machine was restarted while it ran")
-        return [AttemptExited(key, lost, attempt.uuids)]
     seen = await asyncio.to_thread(watcher.launcher.observe, key)
+    if attempt.boot_id != boot_id:
+        lost = Outcome(OutcomeKind.LOST, text="the machine was restarted while it ran", saved=seen.saved)
+        return [AttemptExited(key, seen.outcome or lost, attempt.uuids)]
     if not seen.claimed and not seen.revoked and not watcher.launcher.revoke(key):
         seen = watcher.launcher.observe(key)  # a supervisor has claimed it in this very moment
     if not seen.claimed:

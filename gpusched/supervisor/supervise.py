@@ -306,7 +306,7 @@ class Supervisor:
         end = time.monotonic() + 30
         while True:
             try:
-                return rundir.write_json(os.path.join(self.control, rundir.EXIT), ending)
+                return rundir.write_json(os.path.join(self.control, rundir.EXIT), ending, durable=False)
             except FileNotFoundError:
                 return None  # the attempt was forgotten
             except OSError:
