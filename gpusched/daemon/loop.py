@@ -57,6 +57,8 @@ class Loop:
         self._arrived = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="gpusched-writer")
         self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._recovering: asyncio.Task[None] | None = None
         self._failures = 0  # batches in a row that could not be recorded
         self._patience: asyncio.TimerHandle | None = None
 
@@ -97,9 +99,16 @@ class Loop:
     async def start(self) -> None:
         """Rebuild the engine from the store and the world, and handle what that shows, before anybody can ask.
 
+        A store that can be read but not written, or that has no reserve left, makes it begin in the degraded mode.
         Raises StoreError if the store cannot be read.
         """
         await self._rebuild()
+        try:
+            await self._check()
+        except StoreError as error:
+            log.error("no new jobs are taken: %s (%s)", error.message, error.hint)
+            self.degraded = error.message
+            self._try_later()
         await self._turn_of_inbox()
 
     async def run(self) -> None:
@@ -168,7 +177,7 @@ class Loop:
             self._refuse(batch, message, hint)
             await self._rebuild_when_possible(error)
         self._refuse(batch, message, hint)
-        asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+        self._try_later()
 
     def _refuse(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]], message: str, hint: str) -> None:
         for _, answer in batch:
@@ -186,19 +195,27 @@ class Loop:
             except StoreError as error:
                 trouble = error
 
+    def _try_later(self) -> None:
+        if self._retry is None:  # one at a time, however many batches have failed meanwhile
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+
     def _try_to_recover(self) -> None:
-        asyncio.get_running_loop().create_task(self.recover())
+        self._retry = None
+        self._recovering = asyncio.get_running_loop().create_task(self.recover())
 
     async def recover(self) -> None:
         """Leave the degraded mode if the store takes a write again, else try later."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self.store.check)
+            await self._check()
         except StoreError as error:
             self.degraded = error.message
-            asyncio.get_running_loop().call_later(RETRY, self._try_to_recover)
+            self._try_later()
             return
         log.warning("the database takes writes again")
         self.degraded = None
+
+    async def _check(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.store.check)
 
     async def _rebuild(self) -> None:
         """State from the database, then what the world shows, through the one door."""
@@ -211,8 +228,9 @@ class Loop:
 
     async def close(self) -> None:
         """Finish what is in the writer thread and let go of the store."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
         await asyncio.get_running_loop().run_in_executor(self._writer, self.store.close)
         self._writer.shutdown()
 
