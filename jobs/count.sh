@@ -23,7 +23,8 @@ save() {
 
 stop=
 sleeper=
-trap 'stop=yes' TERM # only a flag: the loop below decides where it is safe to stop
+# Only a flag, and no waiting out of the pause: the loop below decides where it is safe to stop.
+trap 'stop=yes; kill $sleeper 2> /dev/null || true' TERM
 
 number=0
 if [ -f "$state" ]; then
@@ -41,14 +42,14 @@ while [ "$number" -lt "$last" ]; do
                 "${GPUSCHED_ATTEMPT:-0}" "$state" "$number" "$(date +%s)" > "$GPUSCHED_JOB_DIR/saved.tmp"
             mv "$GPUSCHED_JOB_DIR/saved.tmp" "$GPUSCHED_JOB_DIR/saved"
         fi
-        kill $sleeper 2> /dev/null || true # leave nobody behind
+        kill $sleeper 2> /dev/null || true # leave nobody behind, not even a pause
         exit 85
     fi
     number=$((number + 1))
     echo "$number"
-    sleep "$pause" & # in the background, so that the signal is handled at once and not after the pause
+    sleep "$pause" & # in the background: bash handles signals while it waits, not while a command runs
     sleeper=$!
-    wait $sleeper || true
+    [ -n "$stop" ] || wait $sleeper || true # the signal may have come just before the pause
 done
 
 rm -f "$state"

@@ -29,6 +29,7 @@ def test_the_counter_in_bash_saves_on_sigterm_and_counts_on_from_there(tmp_path)
     assert first.stdout.readline() == "saved at 1\n"
     assert first.wait(timeout=30) == 85
     assert first.stdout.read() == ""  # the end of its output: no child of it holds that open any more
+    first.stdout.close()
     saved = json.loads((tmp_path / "job" / "saved").read_text())
     assert (saved["attempt"], saved["step"], saved["checkpoint"]) == (2, 1, str(tmp_path / "state" / "counter"))
     second = start(["bash", str(JOBS / "count.sh"), "5", "0"], tmp_path, **env)
