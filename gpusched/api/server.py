@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -20,7 +22,10 @@ from gpusched.rundir import unix_address
 
 API_VERSION = 1
 MAX_BODY = 4 * 1024 * 1024
+LARGE = 1024 * 1024  # characters of an answer that leaves much free memory behind
+SENT_BY_THEN = 0.5  # seconds
 log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,16 @@ def _parse(raw: bytes) -> Any:
 def _answer(value: Mapping[str, Any], status: int = 200) -> web.Response:
     headers = {"Gpusched-Version": __version__, "Gpusched-Api": str(API_VERSION)}
     text = json.dumps(value, separators=(",", ":"))
+    if len(text) > LARGE:
+        asyncio.get_running_loop().call_later(SENT_BY_THEN, _give_memory_back)
     return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+
+
+def _give_memory_back() -> None:
+    """Let the kernel have what a large answer has used: without this, one list of 10 000 jobs stays as 30 MiB."""
+    trim = getattr(_libc, "malloc_trim", None)  # of glibc; other C libraries do not hoard
+    if trim is not None:
+        trim(0)
 
 
 @web.middleware
