@@ -100,12 +100,15 @@ class Job:
 
     def wait_for(self, name):
         """Until the attempt has made this file in its job directory."""
-        end = time.monotonic() + PATIENCE
-        while not (self.directory / name).exists():
-            if self.pid in self.zygote.codes or time.monotonic() > end:
-                raise AssertionError(f"attempt {self.attempt} never wrote {name}; its output:\n{self.output}")
-            time.sleep(0.005)
+        self.wait_until((self.directory / name).exists, f"wrote {name}")
         return self.directory / name
+
+    def wait_until(self, condition, what):
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if self.pid in self.zygote.codes or time.monotonic() > end:
+                raise AssertionError(f"attempt {self.attempt} never {what}; its output:\n{self.output}")
+            time.sleep(0.005)
 
     def saved(self):
         path = self.directory / "saved"

@@ -139,6 +139,7 @@ def test_kill_9_at_any_moment_of_saving_leaves_a_checkpoint_that_loads(zygote, t
     for _ in range(10):
         job.start()
         job.wait_for("progress.jsonl")
+        job.wait_until(lambda: list_checkpoints(job.checkpoints), "saved")  # or the first kill may come too early
         time.sleep(chance.uniform(0.0, 0.1))  # not a wait: the random moment itself
         subprocess.run(["kill", "-KILL", str(job.pid)], check=True)
         assert job.wait() == -signal.SIGKILL, job.output
