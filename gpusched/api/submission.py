@@ -1,12 +1,12 @@
-"""The body of a submit: every field checked before the engine sees it. Unknown fields are refused."""
+"""The bodies of submit and update: every field checked before the engine sees it. Unknown fields are refused."""
 
 from __future__ import annotations
 
 import os
 import signal as signals
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gpusched.model.dependency import parse_dependency
 from gpusched.model.digest import digest_of
@@ -16,10 +16,30 @@ from gpusched.model.job import JobSpec, Request, Source
 from gpusched.model.patterns import expand
 from gpusched.model.rules import Rules
 
+CATCHABLE = {int(s) for s in signals.valid_signals()} - {signals.SIGKILL, signals.SIGSTOP}
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
-Wall = Annotated[float, Field(ge=0, le=2**40, allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=4096)]
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Wall = Annotated[float, Field(ge=0, le=32_503_680_000, allow_inf_nan=False)]  # until the year 3000
+
+
+def _whole(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it contains a NUL character, which no path and no program can take")
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it contains characters that cannot be printed")
+    return text
+
+
+Text = Annotated[str, Field(max_length=4096), AfterValidator(_whole)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+Comment = Annotated[str, Field(max_length=1024), AfterValidator(_whole)]
+Dependency = Annotated[str, Field(max_length=65536)]
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class SourceBody(BaseModel):
@@ -45,12 +65,12 @@ class Submission(BaseModel):
     gpu_type: Name | None = None
     partition: Name | None = None
     qos: Name | None = None
-    account: Annotated[str, Field(max_length=128)] = ""
+    account: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     time_limit: Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)] | None = None
     warn: Seconds = 0.0
     begin: Wall | None = None
     cron: Name | None = None
-    dependency: Annotated[str, Field(max_length=65536)] | None = None
+    dependency: Dependency | None = None
     cancel_on_bad_dependency: bool = True
     array: Annotated[str, Field(max_length=65536)] | None = None
     output: Text | None = None
@@ -62,21 +82,49 @@ class Submission(BaseModel):
     checkpoint_dir: Text | None = None
     umask: Annotated[int, Field(ge=0, le=0o777)] = 0o022
     hold: bool = False
-    comment: Annotated[str, Field(max_length=1024)] = ""
+    comment: Comment = ""
     source: SourceBody = SourceBody()
+
+
+class Update(BaseModel):
+    """What can be changed of a job. 0 or "" takes a time limit, begin time, memory, type or dependency away."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name = "-"
+    qos: Name = "-"
+    comment: Comment = ""
+    time_limit: Seconds = 0.0
+    begin: Wall = 0.0
+    gpus: Annotated[int, Field(ge=0, le=4096)] = 0
+    gpu_mem_mib: Annotated[int, Field(ge=0, le=2**40)] = 0
+    gpu_type: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
+    partition: Name = "-"
+    dependency: Dependency = ""
+    requeue: bool = True
 
 
 def read_submission(body: Any) -> Submission:
     """Raises UsageError that names the field and what is wrong with it."""
+    return _read(Submission, body)
+
+
+def read_update(body: Any) -> dict[str, Any]:
+    """The fields that are to change, and nothing else. Raises UsageError."""
+    return _read(Update, body).model_dump(exclude_unset=True)
+
+
+def _read(shape: type[Body], body: Any) -> Body:
     try:
-        return Submission.model_validate(body)
+        return shape.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         if first["type"] == "extra_forbidden":
-            names = ", ".join(sorted(Submission.model_fields))
+            names = ", ".join(sorted(shape.model_fields))
             raise UsageError(f"unknown field {where!r}", f"known: {names}") from None
-        raise UsageError(f"{where}: {first['msg']}", "see docs/api.md for what it takes") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {said}", "see docs/api.md for what it takes") from None
 
 
 def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
@@ -85,7 +133,7 @@ def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
     check_exec_limits(body.command, environment)
     if not os.path.isabs(body.cwd):
         raise UsageError(f"the working directory {body.cwd!r} is not absolute", "send an absolute path")
-    if body.signal not in {int(s) for s in signals.valid_signals()} - {signals.SIGKILL, signals.SIGSTOP}:
+    if body.signal not in CATCHABLE:
         raise UsageError(f"signal {body.signal} cannot be sent as a request", "for example TERM, USR1 or INT")
     name = body.name or os.path.basename(body.source.script or body.command[0])[:128] or "job"
     if any(not c.isprintable() for c in name):

@@ -167,7 +167,7 @@ class Daemon:
 
     def _rung(self, key: AttemptKey) -> None:
         try:
-            self.watcher.look(key)
+            self.watcher.rung(key)
         except Exception:
             log.exception("looking at attempt %s failed", key)
 

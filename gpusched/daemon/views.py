@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpusched.daemon.board import DeviceSample, Progress
 from gpusched.daemon.places import Places, output_path
@@ -52,8 +51,7 @@ def _failed_status(outcome: Outcome) -> int:
             return EXIT_LOST
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """One job with everything its fields are made from."""
 
     job: Job

@@ -50,6 +50,7 @@ class Watcher:
         self._supervisors: dict[int, AttemptKey] = {}
         self._marks: dict[str, AttemptKey] = {}
         self._told: dict[AttemptKey, tuple[object, ...]] = {}
+        self._endings: dict[AttemptKey, asyncio.Future[Observation]] = {}
 
     def attribute(self, sample: ProbeSample) -> tuple[Occupancy, ...]:
         return self._attribute(sample, self._supervisors, self._marks)
@@ -66,6 +67,13 @@ class Watcher:
                 self._post_soon(event)
         return seen
 
+    def rung(self, key: AttemptKey) -> None:
+        """The doorbell: look, and if that shows the end, let whoever waits for it know."""
+        seen = self.look(key)
+        ending = self._endings.get(key)
+        if seen.outcome is not None and ending is not None and not ending.done():
+            ending.set_result(seen)
+
     def follow(self, attempt: Attempt) -> None:
         """Wait in the background for the end of a live attempt and report it."""
         if attempt.key not in self._following:
@@ -76,14 +84,32 @@ class Watcher:
         key = attempt.key
         try:
             self.look(key)
-            await self.launcher.ended(key)
+            seen = await self._ending(key)
             failpoint("end-seen")
-            seen = self.look(key)
             self._post(await self.report_end(attempt, seen))
         except Exception:
             log.exception("watching attempt %s failed", key)
         finally:
             self._following.pop(key, None)
+
+    async def _ending(self, key: AttemptKey) -> Observation:
+        """What the files show at the end of the attempt.
+
+        The bell is quicker, because a supervisor rings when everything of the attempt is reaped and exit.json is
+        there; its own end, which follows, tells the same without a bell, or that it was killed.
+        """
+        rung: asyncio.Future[Observation] = asyncio.get_running_loop().create_future()
+        self._endings[key] = rung
+        gone = asyncio.ensure_future(self.launcher.ended(key))
+        try:
+            await asyncio.wait((rung, gone), return_when=asyncio.FIRST_COMPLETED)
+            if rung.done():
+                return rung.result()
+            await gone
+            return self.look(key)
+        finally:
+            gone.cancel()
+            del self._endings[key]
 
     async def report_end(self, attempt: Attempt, seen: Observation) -> AttemptExited:
         """The end of an attempt whose supervisor is gone, with what one direct reading says about its devices."""

@@ -18,7 +18,8 @@ from gpusched.ports import LaunchError
 
 SCRIPT = Path(gpusched.supervisor.__file__).resolve().parent / "spawner.py"
 ANSWER_WITHIN = 20.0  # seconds for a fork; a spawner that is slower is replaced
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}  # nothing of the daemon's own reaches supervisors
+# Nothing of the daemon's own reaches supervisors. Symbols are bound once, and not again in every fork.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}
 
 
 class SpawnerGone(Exception):

@@ -297,9 +297,10 @@ class Supervisor:
                 "ended_boot": time.clock_gettime(time.CLOCK_BOOTTIME),
             }
         )
-        progress = jobdir.progress(self.job_dir) or self.status["progress"]
-        self.status["watching"] = None  # so that this last one differs, and rings
-        self.publish(watching=False, saved=saved, progress=progress)
+        self.unheard = True  # rings, whether the last status differs or not
+        self.publish(
+            watching=False, saved=saved, progress=jobdir.progress(self.job_dir) or self.status["progress"]
+        )
 
     def record(self, ending: dict[str, Any]) -> None:
         """Write exit.json. A full disk is given half a minute, because without this file the attempt is LOST."""
