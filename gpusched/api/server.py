@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gpusched import __version__
 from gpusched.api.peer import caller_of
@@ -66,6 +67,7 @@ async def serve(app: web.Application, path: str) -> web.AppRunner:
     """
     if _somebody_listens(path):
         raise Refused(f"another program listens on {path}", "end it, or choose another state directory")
+    logging.getLogger("aiohttp.server").addFilter(_is_our_own_trouble)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -83,6 +85,11 @@ async def serve(app: web.Application, path: str) -> web.AppRunner:
     listener.setblocking(False)
     await web.SockSite(runner, listener).start()
     return runner
+
+
+def _is_our_own_trouble(record: logging.LogRecord) -> bool:
+    """Bytes that are no HTTP get their answer, but no traceback in the log: anyone could fill a disk with them."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _somebody_listens(path: str) -> bool:

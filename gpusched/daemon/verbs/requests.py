@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from gpusched.api.server import Call
+from gpusched.api.submission import read_update
 from gpusched.daemon.service import Service, body_of, read_key
 from gpusched.engine.requests import JobRequest
 from gpusched.model.changes import Answer
-from gpusched.model.errors import NotFound, UsageError, known
+from gpusched.model.errors import NotFound, UsageError
 from gpusched.model.events import (
     CancelRequested,
     CheckpointRequested,
@@ -30,10 +31,6 @@ REQUESTS: dict[str, Callable[..., JobRequest]] = {
     "checkpoint": CheckpointRequested,
 }
 MOST_KEYS = 10_000
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "qos": str, "comment": str, "time_limit": (int, float), "begin": (int, float), "gpus": int,
-    "gpu_mem_mib": int, "gpu_type": str, "partition": str, "dependency": str, "requeue": bool,
-}
 
 
 async def request(service: Service, call: Call, verb: str) -> dict[str, Any]:
@@ -47,16 +44,7 @@ async def update(service: Service, call: Call) -> dict[str, Any]:
     changes = body.get("set")
     if not isinstance(changes, dict) or not changes:
         raise UsageError("nothing to change", "see: gpusched update --help")
-    settable = [f.name for f in fields(UpdateRequested) if f.name not in ("keys", "caller", "recalled")]
-    for name, value in changes.items():
-        if name not in settable:
-            raise known("field", name, settable)
-        kind = _KINDS[name]
-        wrong_bool = isinstance(value, bool) and kind is not bool
-        if wrong_bool or not isinstance(value, kind) or (isinstance(value, float) and not abs(value) < 1e12):
-            raise UsageError(f"{name}: {value!r} is not what it takes", "see: gpusched update --help")
-        if isinstance(value, str) and (len(value) > 4096 or (name == "name" and not value.isprintable())):
-            raise UsageError(f"{name} is too long or cannot be printed")
+    changes = read_update(changes)
     return await _ask(service, UpdateRequested(keys_of(body), call.caller, **changes))
 
 
