@@ -64,14 +64,13 @@ def serve(
     faults: a file with faults to inject into simulated devices (gpusched/devices/faults.py).
     """
     chosen = load_config(config)
-    if devices is not None:
-        chosen = replace(chosen, devices=devices)
     _log_to_stderr(log_level or chosen.log_level)
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # started from inside a job: its devices are not the daemon's
     if armed := failpoints.arm():
         log.warning("a test has armed failpoints: this daemon will be killed at %s", ", ".join(armed))
     places = Places(Path(make_state_dir(str(state_dir))))
     lock = _take_lock(places)
+    chosen = replace(chosen, devices=_remembered_devices(places, devices, chosen.devices))
     try:
         store = SqliteStore(places.database)
     except StoreError as error:
@@ -80,6 +79,21 @@ def serve(
         asyncio.run(Daemon(chosen, places, store, faults).run())
     finally:
         os.close(lock)
+
+
+def _remembered_devices(places: Places, asked: str | None, configured: str) -> str:
+    """What `--devices` says; without it what it said last time here, so that a daemon which a command starts after a
+    crash finds the devices its jobs run on; else the configuration. `--devices nvml` ends a simulation."""
+    note = places.state / "devices"
+    if asked is not None:
+        note.write_text(f"{asked}\n")
+        return asked
+    try:
+        remembered = note.read_text().strip()
+    except FileNotFoundError:
+        return configured
+    log.info("devices as last time: %s (--devices nvml for real ones)", remembered)
+    return remembered or configured
 
 
 def _log_to_stderr(level: str) -> None:
@@ -222,8 +236,8 @@ class Daemon:
     async def _remove_old(self) -> None:
         now = self.clock.now().wall
         keep = frozenset(job.id for job in self.loop.engine.state.jobs.values())
-        history = now - self.config.history_days * retention.DAY
-        checkpoints = now - self.config.checkpoint_days * retention.DAY if self.config.checkpoint_days else 0.0
+        history = _before(now, self.config.history_days)
+        checkpoints = _before(now, self.config.checkpoint_days)
         try:
             trimmed = await self.loop.read(lambda: self.loop.store.trim(history))
         except GpuschedError as error:
@@ -234,6 +248,11 @@ class Daemon:
         )
         if trimmed or removed:
             log.info("retention: %d old jobs and %d directories removed", trimmed, removed)
+
+
+def _before(now: float, days: float) -> float:
+    """The wall time before which things are old; with 0 days nothing ever is."""
+    return now - days * retention.DAY if days else 0.0
 
 
 def _log_loop_trouble(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -22,6 +22,11 @@ DAY = 86_400.0
 KEEP_TAIL = 1024 * 1024  # bytes of an output file that are kept when it is cut
 
 
+def before(days: float, now: float) -> float:
+    """The moment (wall clock) before which things are old. 0 days: nothing ever is."""
+    return now - days * DAY if days else 0.0
+
+
 def remove_old(places: Places, alive: frozenset[int], *, history_before: float, checkpoints_before: float) -> int:
     """Remove what jobs that are not alive left long ago (times are wall clock). Returns how many directories went."""
     removed = _remove_below(places.state / "jobs", alive, history_before)
@@ -35,7 +40,11 @@ def _remove_below(root: Path, alive: frozenset[int], before: float) -> int:
     except OSError:
         return 0
     for entry in entries:
-        if entry.name.isdigit() and int(entry.name) not in alive and _newest(entry.path) < before:
+        try:
+            old = entry.name.isdigit() and int(entry.name) not in alive and _newest(entry.path) < before
+        except OSError:
+            continue  # it goes at this very moment, or is no directory
+        if old:
             shutil.rmtree(entry.path, ignore_errors=True)
             removed += 1
     return removed
@@ -72,7 +81,7 @@ def _cut(path: str, most: int) -> bool:
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size <= most:
             return False
         tail = os.pread(fd, min(KEEP_TAIL, most), max(0, found.st_size - min(KEEP_TAIL, most)))
-        note = f"---- gpusched: this file had {found.st_size} bytes and was cut to its end (output_max_mib) ----\n"
+        note = f"---- gpusched: this file had {found.st_size} bytes and was cut to its end (output_max) ----\n"
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode() + tail, 0)
         return True

@@ -155,7 +155,8 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         where = " and will go on from its checkpoint" + (f" at step {step}" if step is not None else "")
         turn.tell(job, "requeued", f"waits again ({verdict.because}){where if job.saved else ''}")
     else:
-        turn.tell(job, verdict.state.lower(), verdict.because)
+        same = verdict.because == describe(attempt.outcome)  # the line before has said it
+        turn.tell(job, verdict.state.lower(), verdict.state if same else f"{verdict.state}: {verdict.because}")
     if verdict.hold is not None:
         turn.tell(job, "held", verdict.hold.reason)
 

@@ -72,7 +72,7 @@ class VictimVerdict:
 
 def reason(view: View, job: Job, now_wall: float) -> Reason:
     """The one reason for which a PENDING job does not run at this moment."""
-    return _own_reason(view, job, now_wall) or _device_reason(view, job)
+    return _own_reason(view, job, now_wall) or _device_reason(view, job, _Rivals(view))
 
 
 def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
@@ -119,7 +119,7 @@ def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
     return None
 
 
-def _device_reason(view: View, job: Job) -> Reason:
+def _device_reason(view: View, job: Job, rivals: _Rivals) -> Reason:
     request = job.spec.request
     if request.gpus == 0:
         if fit(view, job) is not None:
@@ -130,7 +130,7 @@ def _device_reason(view: View, job: Job) -> Reason:
     suitable = view.suitable(request)
     usable = [slot for slot in suitable if slot.device.usable]
     if len(usable) < request.gpus:
-        bad = "; ".join(_device_text(view, slot, job) for slot in suitable if not slot.device.usable)
+        bad = "; ".join(dict.fromkeys(_device_text(view, slot, job) for slot in suitable if not slot.device.usable))
         what = f"needs {request.gpus} suitable devices, {len(usable)} are usable"
         return Reason(Word.DEVICE_UNAVAILABLE, f"{what} ({bad})" if bad else what, "a suitable device comes (back)")
     floor = view.rules.foreign_floor_mib
@@ -140,7 +140,7 @@ def _device_reason(view: View, job: Job) -> Reason:
         return Reason(Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end")
     open_now = [slot for slot in usable if room_for(slot, request, floor)]
     kept = sorted({slot.kept_for for slot in open_now if slot.kept_for not in (None, job.id)})
-    first = _first_rival(view, job)
+    first = rivals.first(job)
     if len(open_now) >= request.gpus and (kept or first is not None):
         whom = kept[0] if kept else (first.id if first else 0)
         return Reason(
@@ -171,27 +171,37 @@ def _preempting(view: View, job: Job) -> Reason:
     return Reason(Word.PREEMPTING, f"job {', '.join(leaving)} saves and leaves its devices to it", "it has left")
 
 
-def _first_rival(view: View, job: Job) -> Job | None:
-    """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
-    order = view.order(job)
-    best: Job | None = None
-    for ids in view.buckets.values():
-        head = view.jobs[ids[0]]
-        earlier = view.order(head) < (order if best is None else view.order(best))
-        if earlier and not view.array_full(head) and _compete(view, head, job):
-            best = head
-    return best
+class _Rivals:
+    """Finds the waiting job that goes first of those that compete with a job. Looks at the queue once, when asked."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._firsts: dict[frozenset[str], Job] | None = None
+
+    def first(self, job: Job) -> Job | None:
+        """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
+        if self._firsts is None:
+            self._firsts = self._look()
+        order, mine = self._view.order(job), self._view.kind(job.spec.request)
+        rivals = [
+            head for kind, head in self._firsts.items()
+            if not kind.isdisjoint(mine) and self._view.order(head) < order
+        ]  # fmt: skip
+        return min(rivals, key=self._view.order, default=None)
+
+    def _look(self) -> dict[frozenset[str], Job]:
+        view, firsts = self._view, dict[frozenset[str], Job]()
+        for bucket, ids in view.buckets.items():
+            head, kind = view.jobs[ids[0]], view.kind(bucket.request)
+            best = firsts.get(kind)
+            if (best is None or view.order(head) < view.order(best)) and not view.array_full(head):
+                firsts[kind] = head
+        return firsts
 
 
 def _compete(view: View, one: Job, other: Job) -> bool:
     """Both want something that only one of them can have: a device, or a place among the CPU-only jobs."""
-    mine, yours = one.spec.request, other.spec.request
-    if mine.gpus == 0 or yours.gpus == 0:
-        return mine.gpus == yours.gpus
-    if mine == yours:
-        return True
-    uuids = {slot.device.uuid for slot in view.suitable(mine)}
-    return any(slot.device.uuid in uuids for slot in view.suitable(yours))
+    return not view.kind(one.spec.request).isdisjoint(view.kind(other.spec.request))
 
 
 def ahead(view: View, job: Job, most: int = 20) -> tuple[Ahead, ...]:
@@ -219,7 +229,9 @@ def _ahead_text(view: View, other: Job, job: Job) -> str:
 
 
 def devices(view: View, job: Job) -> tuple[DeviceVerdict, ...]:
-    """For every device: could the job have it now, and if not, why not."""
+    """For every device: could the job have it now, and if not, why not. Nothing for a job that needs none."""
+    if job.spec.request.gpus == 0:
+        return ()
     verdicts = []
     for slot in sorted(view.slots.values(), key=lambda s: (s.device.index, s.device.uuid)):
         text = _device_text(view, slot, job)
@@ -266,6 +278,8 @@ def _name(view: View, job_id: int | None) -> str:
 
 def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
     """Every running job: could it be preempted for this one, and why (not)."""
+    if job.spec.request.gpus == 0:
+        return ()
     verdicts = []
     for job_id in sorted(view.live):
         other = view.jobs[job_id]
@@ -280,20 +294,21 @@ def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
 
 def reasons(view: View, jobs: list[Job], now_wall: float) -> dict[int, Reason]:
     """The reason of each of many waiting jobs. Jobs of one bucket share the look at the devices."""
+    rivals = _Rivals(view)
     of_head: dict[int, Reason] = {}
     found: dict[int, Reason] = {}
     for job in jobs:
-        ids = view.buckets.get(view.bucket(job))
-        if not ids or ids[0] == job.id or job.earmark:
-            found[job.id] = reason(view, job, now_wall)
-            continue
         own = _own_reason(view, job, now_wall)
         if own is not None:
             found[job.id] = own
             continue
+        ids = view.buckets.get(view.bucket(job))
+        if not ids or ids[0] == job.id or job.earmark:
+            found[job.id] = _device_reason(view, job, rivals)
+            continue
         head_id = ids[0]
         if head_id not in of_head:
-            of_head[head_id] = reason(view, view.jobs[head_id], now_wall)
+            of_head[head_id] = _device_reason(view, view.jobs[head_id], rivals)
         found[job.id] = _behind(view.jobs[head_id], of_head[head_id])
     return found
 
