@@ -115,6 +115,7 @@ def _daemon() -> Iterator[Check]:
         personal = socket_path() != paths.SYSTEM_SOCKET and not os.path.exists(socket_path())
         hint = "the first command that needs one starts it" if personal else error.hint
         yield Check("daemon", None if personal else False, error.message, hint)
+        yield from _last_words()
         return
     except GpuschedError as error:
         yield Check("daemon", False, error.message, error.hint)
@@ -124,3 +125,16 @@ def _daemon() -> Iterator[Check]:
         yield Check("database", False, str(status["degraded"]), "see the daemon's log")
     for check in status.get("checks") or ():
         yield Check(str(check["name"]), check["ok"], str(check["text"]), str(check.get("hint") or ""))
+
+
+def _last_words() -> Iterator[Check]:
+    """What a daemon that does not answer has written last: there it says why it could not start."""
+    log = paths.log_path(paths.state_dir())
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.path.getsize(log) - 4096))
+            lines = file.read().decode("utf-8", "replace").splitlines()[-3:]
+    except OSError:
+        return
+    if lines:
+        yield Check("its log ends with", None, " | ".join(map(str.strip, lines)), f"all of it: {log}")
