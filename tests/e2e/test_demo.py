@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 DEADLINE = 110.0
 
 
@@ -44,7 +46,8 @@ def test_killing_the_daemon_in_the_middle_of_the_demos_training_changes_nothing_
     assert not list(tmp_path.glob("gpusched-demo-*")), "the demo left something behind"
 
 
-def test_ctrl_c_ends_the_demo_with_its_daemon_and_its_jobs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_kill_end_the_demo_with_its_daemon_and_its_jobs(tmp_path: Path, number: int) -> None:
     deadline = time.monotonic() + DEADLINE
     demo = subprocess.Popen(
         [sys.executable, "-m", "gpusched", "demo", "--fast"],
@@ -52,9 +55,10 @@ def test_ctrl_c_ends_the_demo_with_its_daemon_and_its_jobs(tmp_path: Path) -> No
         start_new_session=True,
     )  # fmt: skip
     _when(tmp_path, "gpusched-demo-*/state/attempts/1-1/attempt.json", deadline)
-    demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=max(1.0, deadline - time.monotonic()))
-    assert demo.returncode != 0
+    demo.send_signal(number)
+    output, _ = demo.communicate(timeout=max(1.0, deadline - time.monotonic()))
+    assert demo.returncode == 128 + number, output
+    assert "ending the demo's jobs and its daemon" in output
     assert not list(tmp_path.glob("gpusched-demo-*")), "the demo left something behind"
     assert not _processes_of(tmp_path), "a process of the demo is still there"
 
