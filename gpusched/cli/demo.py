@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
+
+from gpusched.cli.settings import settings
 
 
 @click.command()
@@ -18,5 +22,6 @@ def demo(real: bool, keep: bool, fast: bool, devices: str) -> None:
     """
     from gpusched.demo import run_demo
 
-    code = run_demo(real=real, keep=keep, fast=fast, devices=devices)
+    color = settings.color(sys.stdout)
+    code = run_demo(real=real, keep=keep, fast=fast, devices=devices, color=color)
     click.get_current_context().exit(code if isinstance(code, int) else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            print("interrupted: ending the demo's jobs and its daemon …", file=sys.stderr, flush=True)
         self._clean_up()
 
     @property
@@ -131,15 +134,26 @@ class Stage:
             self._daemon.wait()
 
     def _clean_up(self) -> None:
+        """End everything. An impatient second Ctrl-C must not cut this short and leave a daemon behind."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._end_jobs()
         except GpuschedError:
             pass  # no daemon to ask: it never started, or could not start again
-        self._end_daemon()
-        if self._keep:
-            print(f"kept: {self.directory}", file=sys.stderr)
-        else:
+        finally:
+            self._end_daemon()
+            self._leave_the_directory()
+            signal.signal(signal.SIGINT, before)
+
+    def _leave_the_directory(self) -> None:
+        if not self._keep:
             shutil.rmtree(self.directory, ignore_errors=True)
+            return
+        print(
+            f"kept: {self.directory}\n  the jobs' output: *.out   their checkpoints: state/checkpoints   "
+            "the daemon's log: daemon.log",
+            file=sys.stderr,
+        )
 
     def _end_jobs(self) -> None:
         """Cancel what is left (twice: the second kills at once) and wait until nothing runs."""

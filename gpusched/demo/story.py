@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpusched.demo.curves import points_of
+from gpusched.demo.curves import Pause, Point, points_of
 from gpusched.demo.reference_jobs import reference_job
-from gpusched.demo.scene import Curve, Scene
+from gpusched.demo.scene import Curve, Scene, Verdict
 from gpusched.demo.screen import Screen
 from gpusched.demo.stage import Stage
 from gpusched.model.errors import Refused
@@ -33,7 +33,6 @@ class Story:
         self._screen = screen
         self._epochs = 6 if fast else 14
         self._pace_ms = 15 if fast else 25
-        self._began = time.time()
         self._deadline = time.monotonic() + DEADLINE
         self._names: dict[str, str] = {}  # job key → name
         self._told: dict[str, int] = {}  # job key → story lines told
@@ -41,12 +40,14 @@ class Story:
     def play(self) -> int:
         """Play all acts. Returns 0 if both runs ended with the same bits."""
         devices = self._stage.device_count()
-        self._screen.tell(f"a daemon of its own runs with {devices} GPUs, all in {self._stage.directory}")
+        gpus = f"{devices} {self._stage.kind} GPU{'' if devices == 1 else 's'}"
+        self._screen.tell(f"a daemon of its own runs with {gpus}, in {self._stage.directory}")
         train = self._submit("train", "low", self._training("train", 7, self._epochs))
         # with a single device the twin waits behind `train`; it must not preempt it
         twin = self._submit("twin", "high" if devices > 1 else "low", self._training("twin", 7, self._epochs))
+        self._screen.tell("both load PyTorch now, which takes some seconds")
         self._until(lambda jobs: _share(jobs[train]) >= PREEMPT_AT, "train gets going")
-        self._screen.tell("now somebody needs a GPU more urgently")
+        self._screen.tell("NOW SOMEBODY NEEDS A GPU MORE URGENTLY", "ask")
         urgent = self._submit("urgent", "high", self._training("urgent", 9, max(2, self._epochs // 4)))
         self._until(lambda jobs: jobs[train]["attempt"] > 1, "train resumes")
         self._until(lambda jobs: all(job["ended_at"] for job in jobs.values()), "all jobs end")
@@ -62,7 +63,7 @@ class Story:
     def _submit(self, name: str, qos: str, command: list[str]) -> str:
         key = self._stage.submit(name, qos, command)
         self._names[key] = name
-        self._screen.tell(f"#{key} {name}: submitted with QoS {qos}")
+        self._screen.tell(f"#{key} {name}: submitted with QoS {qos}", "submitted")
         return key
 
     # ---- watching -------------------------------------------------------------------------------------------
@@ -91,16 +92,16 @@ class Story:
             for line in job["story"][self._told.get(key, 0) :]:
                 if line["kind"] in _TOLD:
                     said = "done" if line["kind"] == "completed" else _shorter(line["text"])
-                    self._screen.tell(f"#{key} {job['name']}: {said}")
+                    self._screen.tell(f"#{key} {job['name']}: {said}", line["kind"])
             self._told[key] = len(job["story"])
         devices = self._stage.ask(lambda client: client.devices())["devices"]
-        curves = [
-            Curve(f"#{key} {name}", points_of(self._stage.state / "jobs" / key))
-            for key, name in self._names.items()
-            if name != "urgent"
-        ]
-        title = f"gpusched demo · {self._stage.kind} devices, real training"
-        self._screen.show(Scene(title, self._began, time.time(), devices, list(jobs.values()), curves))
+        curves = []
+        for key, name in self._names.items():
+            if name != "urgent":
+                points = points_of(self._stage.state / "jobs" / key)
+                curves.append(Curve(f"loss of #{key} {name}", points, _pauses(jobs[key]["story"], points)))
+        title = f"gpusched demo: {self._stage.kind} GPUs, real training"
+        self._screen.show(Scene(title, time.time(), devices, list(jobs.values()), curves))
         return jobs
 
     def _output_tail(self, name: str) -> str:
@@ -117,20 +118,25 @@ class Story:
         mine = _result(self._stage.directory / "train.json")
         undisturbed = _result(self._stage.directory / "twin.json")
         same = mine["weights"] == undisturbed["weights"] and mine["curve"] == undisturbed["curve"]
-        step = (resumed["saved"] or {}).get("step")
-        self._screen.tell(
-            f"#{urgent} urgent had its GPU {urgently['waited']:.1f} s after it was submitted; "
-            f"#{train} train was stopped at step {step} of {mine['steps']} and ran in {resumed['attempt']} attempts"
-        )
-        self._screen.tell(f"weights of #{train} train: sha256 {mine['weights'][:32]}…")
-        self._screen.tell(f"weights of #{twin} twin:  sha256 {undisturbed['weights'][:32]}…")
-        if same:
-            self._screen.tell(
-                f"the same, bit for bit, and so are all {len(mine['curve'])} losses: being preempted changed nothing"
-            )
-        else:
-            self._screen.tell("THEY DIFFER: resuming was not exact. Please report this with the output of --keep")
+        step, attempts = (resumed["saved"] or {}).get("step"), resumed["attempt"]
+        lines = [
+            ("urgent", f"had its GPU {urgently['waited']:.1f} s after it was submitted"),
+            ("train", f"was stopped at step {step} of {mine['steps']} and ran in {attempts} attempts"),
+            ("", f"weights: sha256 {mine['weights'][:40]}…"),
+            ("twin", "was never disturbed"),
+            ("", f"weights: sha256 {undisturbed['weights'][:40]}…"),
+        ]
+        text = f"weights and all {len(mine['curve'])} losses are the same, bit for bit: nothing was lost"
+        if not same:
+            text = "THEY DIFFER: resuming was not exact. Please report it with what `gpusched demo --keep` leaves"
+        self._screen.conclude(Verdict(same, text, lines))
         return 0 if same else 1
+
+
+def _pauses(story: list[dict[str, Any]], points: list[Point]) -> list[Pause]:
+    """From each time the job had saved and left to the first loss that it reported after that."""
+    begins = [line["at"] for line in story if line["kind"] == "requeued"]
+    return [Pause(begin, next((at for at, _ in points if at > begin), None)) for begin in begins]
 
 
 def _share(job: dict[str, Any]) -> float:
@@ -140,9 +146,9 @@ def _share(job: dict[str, Any]) -> float:
 
 
 def _shorter(text: str) -> str:
-    """Without the long path of the checkpoint."""
+    """Without the long path of the checkpoint, and without the step that the line before has told."""
     head, _, tail = text.partition(": /")
-    return head if tail else text
+    return (head if tail else text).partition(" and will go on from its checkpoint")[0]
 
 
 def _result(path: Path) -> dict[str, Any]:
