@@ -29,31 +29,85 @@ WAKERS = frozenset({signal.SIGCHLD, signal.SIGUSR1})
 ORDER_LIMIT = 64 << 20  # bytes; submits are refused long before
 LOOK_FIRST, LOOK_LATER = 0.1, 1.0  # seconds between looks at the job directory: soon at first, then seldom
 SWEEP_GRACE = 2.0  # seconds that what the main process left behind has to end by itself
+ORDERS = 3  # descriptor
+NOWHERE = "/proc/gpusched"  # a directory that nobody can create
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def supervise(control: str) -> NoReturn:
-    """Run the attempt of this control directory in this (freshly forked) process, and exit."""
+def stand_by(orders: int) -> NoReturn:
+    """Wait, in this freshly forked process, for a control directory, run its attempt, and exit.
+
+    orders: read end of a pipe that brings the directory's path and then its end of file. Without a path (the
+    spawner has ended) nothing is done.
+    """
+    control = ""
     try:
-        _detach()
-        order = rundir.read_json(os.path.join(control, rundir.ORDER), ORDER_LIMIT)
-        if order is not None and take(control, order["mark"]):
-            _libc.prctl(PR_SET_NAME, f"gpusched {order['attempt']}".encode(), 0, 0, 0)
-            Supervisor(control, order).run()
+        _detach(orders)
+        if not _readable(ORDERS):  # nobody waits yet
+            rehearse()
+        control = _read_all(ORDERS)
+        os.close(ORDERS)
+        if control:
+            _run(control)
     except BaseException:
-        with suppress(OSError), open(os.path.join(control, rundir.SUPERVISOR_LOG), "a", encoding="utf-8") as log:
+        path = os.path.join(control or NOWHERE, rundir.SUPERVISOR_LOG)
+        with suppress(OSError), open(path, "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
     finally:
         os._exit(0)
 
 
-def _detach() -> None:
-    """Let go of everything of the spawner and the daemon; become the reaper of all that the job will leave."""
+def _run(control: str) -> None:
+    """The attempt of this control directory, if it is this process's to run."""
+    order = rundir.read_json(os.path.join(control, rundir.ORDER), ORDER_LIMIT)
+    if order is not None and take(control, order["mark"]):
+        _libc.prctl(PR_SET_NAME, f"gpusched {order['attempt']}".encode(), 0, 0, 0)
+        Supervisor(control, order).run()
+
+
+def _readable(fd: int) -> bool:
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    return bool(ready.poll(0))
+
+
+def _read_all(fd: int) -> str:
+    said = b""
+    while data := os.read(fd, 65536):
+        said += data
+    return os.fsdecode(said)
+
+
+def rehearse() -> None:
+    """Go through an attempt's motions with no job, no file and nobody to tell, because the first time is the slowest.
+
+    In the spawner, it has the interpreter adapt the code once for all supervisors; in a process that stands by, it
+    has the kernel copy the pages that will be written to before somebody waits for it. Only while this process has no
+    children: it reaps.
+    """
+    sample = {"attempt": "0-0", "job_dir": NOWHERE, "doorbell": os.path.join(NOWHERE, "bell"), "mark": "", "env": {}}
+    order = json.loads(json.dumps(sample))
+    with suppress(OSError):
+        take(NOWHERE, order["mark"])
+    rundir.boot_id()
+    player = Supervisor(NOWHERE, order)
+    player.publish(pid=0)
+    player.carry_out_asks()
+    player.look()
+    player.reap()
+    player.code = 0
+    player.finish()
+
+
+def _detach(orders: int) -> None:
+    """Let go of everything of the spawner and the daemon but the orders, which become descriptor ORDERS; become the
+    reaper of all that the job will leave."""
+    os.dup2(orders, ORDERS)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.closerange(3, 1 << 20)
+    os.closerange(ORDERS + 1, 1 << 20)
     os.chdir("/")
     with suppress(OSError):  # already a leader
         os.setsid()
