@@ -44,7 +44,7 @@ from gpusched.model.errors import GpuschedError, Refused
 from gpusched.model.events import Event
 from gpusched.model.job import AttemptKey
 from gpusched.paths import make_state_dir
-from gpusched.ports import DeviceProbe, Store, StoreError
+from gpusched.ports import DeviceProbe, LaunchError, Store, StoreError
 from gpusched.rundir import boot_id
 from gpusched.store.sqlite import SqliteStore
 
@@ -77,6 +77,8 @@ def serve(
         raise Refused(error.message, error.hint) from None
     try:
         asyncio.run(Daemon(chosen, places, store, faults).run())
+    except (StoreError, LaunchError) as error:
+        raise Refused(str(error), getattr(error, "hint", "")) from None
     finally:
         os.close(lock)
 
@@ -173,6 +175,11 @@ class Daemon:
     async def _observe(self, engine: Engine) -> list[Event]:
         """Devices first, so that the engine knows where its attempts are; then what became of each attempt."""
         self.sampler.forget_last()
+        # A database that was put aside, or replaced by an older copy, must not give an id a second time: the new job
+        # would go on from the checkpoints of the old one.
+        engine.state.next_job_id = max(engine.state.next_job_id, self.places.highest_job_id() + 1)
+        for attempt in (*engine.view.live.values(), *engine.view.leaving.values()):
+            self.watcher.know(attempt.key)
         sampled = await self.sampler.read()
         for job in engine.state.jobs.values():
             if job.spec.cron is not None:
@@ -205,8 +212,9 @@ class Daemon:
         self._say_hello()
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stop, worker}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.done() and not worker.cancelled() and worker.exception() is not None:
-            log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=worker.exception())
+        failed = worker.exception() if worker.done() else None
+        if failed is not None:
+            log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=failed)
         log.info("the daemon ends; %d attempts live on", len(self.loop.engine.view.live))
         await server.cleanup()
         self.timers.stop()
@@ -218,6 +226,8 @@ class Daemon:
         await self.launcher.close()
         await self.probe.adapter.close()
         await self.loop.close()
+        if failed is not None:  # whoever has started it should see that it did not end well, and start it again
+            raise GpuschedError(f"the daemon has failed: {failed}", "its log says more; jobs go on")
 
     def _say_hello(self) -> None:
         found = len(self.board.occupancy)
@@ -236,8 +246,8 @@ class Daemon:
     async def _remove_old(self) -> None:
         now = self.clock.now().wall
         keep = frozenset(job.id for job in self.loop.engine.state.jobs.values())
-        history = _before(now, self.config.history_days)
-        checkpoints = _before(now, self.config.checkpoint_days)
+        history = retention.before(self.config.history_days, now)
+        checkpoints = retention.before(self.config.checkpoint_days, now)
         try:
             trimmed = await self.loop.read(lambda: self.loop.store.trim(history))
         except GpuschedError as error:
@@ -248,11 +258,6 @@ class Daemon:
         )
         if trimmed or removed:
             log.info("retention: %d old jobs and %d directories removed", trimmed, removed)
-
-
-def _before(now: float, days: float) -> float:
-    """The wall time before which things are old; with 0 days nothing ever is."""
-    return now - days * retention.DAY if days else 0.0
 
 
 def _log_loop_trouble(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +42,8 @@ class Progress:
             return None
         if step <= before or now <= then:
             return None
-        return float(max(0.0, (total - step) * (now - then) / (step - before)))
+        left = float(max(0.0, (total - step) * (now - then) / (step - before)))
+        return left if math.isfinite(left) else None  # a job can report any number
 
 
 @dataclass(slots=True)

@@ -143,13 +143,16 @@ class Loop:
         for (_, answer), reply in zip(batch, step.replies, strict=True):
             if answer is not None and not answer.done():
                 answer.set_result(reply)
+        self._guarded(lambda: self._perform(step.actions))
+        for listener in self.on_step:
+            self._guarded(lambda tell=listener: tell(step))  # type: ignore[misc]
+        self._arm(step)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            self._perform(step.actions)
-            for listener in self.on_step:
-                listener(step)
+            act()
         except Exception:
             log.exception("acting on a committed step failed; the next start of the daemon looks at it again")
-        self._arm(step)
 
     async def _commit(self, step: Step) -> None:
         failpoint("before-commit")

@@ -16,6 +16,7 @@ from gpusched.daemon.sampling import Sampler
 from gpusched.daemon.watch import Watcher
 from gpusched.launch.environ import job_environment
 from gpusched.model.actions import Action, Ask, Forget, Kill, Launch, LookAgain
+from gpusched.model.errors import GpuschedError
 from gpusched.model.events import AttemptExited
 from gpusched.model.job import AttemptKey, Environment, Job
 from gpusched.model.state import Outcome, OutcomeKind
@@ -24,6 +25,8 @@ from gpusched.ports import Launcher, LaunchError, LaunchOrder
 log = logging.getLogger(__name__)
 KEEP_ENVIRONMENTS = 32
 FORGET_AFTER = 0.25  # seconds
+AGAIN = 1.0  # seconds after which what failed (no room on the disk, no free descriptor) is tried again
+LAST_STARTS = 30.0  # seconds that starts which are under way have when the daemon ends
 
 
 class Performer:
@@ -35,6 +38,7 @@ class Performer:
         self._places = places
         self._starting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._environments: OrderedDict[str, Environment] = OrderedDict()
+        self._closing = False
 
     def __call__(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -44,7 +48,7 @@ class Performer:
                 case Ask():
                     self._after_start(action.attempt, lambda ask=action: self._ask(ask))  # type: ignore[misc]
                 case Kill(key):
-                    self._after_start(key, lambda key=key: self._launcher.kill(key))  # type: ignore[misc]
+                    self._after_start(key, lambda key=key: self._kill(key))  # type: ignore[misc]
                 case LookAgain():
                     self._sampler.look_again_soon()
                 case Forget(key):  # in no hurry: whoever waits for the devices is launched first
@@ -53,7 +57,26 @@ class Performer:
                     assert_never(action)
 
     def _ask(self, ask: Ask) -> None:
-        self._launcher.ask(ask.attempt, ask.what, cause=ask.cause, deadline=ask.deadline, signal=ask.signal)
+        try:
+            self._launcher.ask(ask.attempt, ask.what, cause=ask.cause, deadline=ask.deadline, signal=ask.signal)
+        except OSError as error:  # what was not asked to save would lose its work at the end of its grace period
+            log.error("attempt %s could not be asked: %s", ask.attempt, error)
+            asyncio.get_running_loop().call_later(AGAIN, self._once_more, ask.attempt, lambda: self._ask(ask))
+
+    def _kill(self, key: AttemptKey) -> None:
+        try:
+            self._launcher.kill(key)
+        except OSError as error:
+            log.error("attempt %s could not be killed: %s", key, error)
+            asyncio.get_running_loop().call_later(AGAIN, self._once_more, key, lambda: self._kill(key))
+
+    def _once_more(self, key: AttemptKey, act: Callable[[], None]) -> None:
+        if not self._closing and self._lives(key):
+            self._after_start(key, act)
+
+    def _lives(self, key: AttemptKey) -> bool:
+        attempt = self._loop.engine.state.attempt(key)
+        return attempt is not None and attempt.live
 
     def _forget(self, key: AttemptKey) -> None:
         self._after_start(key, lambda: self._watcher.forget(key))
@@ -69,26 +92,34 @@ class Performer:
     def _guarded(self, key: AttemptKey, act: Callable[[], None]) -> None:
         try:
             act()
-        except OSError as error:
-            log.error("attempt %s: %s", key, error)
+        except Exception:  # whatever it is, the actions that follow are not to suffer for it
+            log.exception("acting on attempt %s failed", key)
 
     async def _launch(self, action: Launch) -> None:
         key = action.attempt
         try:
             await self._start(action)
-        except (LaunchError, OSError) as error:
-            log.error("attempt %s could not be started: %s", key, error)
-            if self._launcher.revoke(key):
-                outcome = Outcome(OutcomeKind.NEVER_STARTED, text=str(error))
+        except Exception as error:
+            expected = isinstance(error, (LaunchError, OSError, GpuschedError))
+            log.error("attempt %s could not be started: %s", key, error, exc_info=None if expected else error)
+            if await self._taken_back(key):
+                outcome = Outcome(OutcomeKind.NEVER_STARTED, text=str(error) or type(error).__name__)
                 self._loop.post(AttemptExited(key, outcome))
                 return
-        except Exception:
-            log.exception("launching attempt %s failed", key)
         finally:
             self._starting.pop(key, None)
         attempt = self._loop.engine.state.attempt(key)
         if attempt is not None and attempt.live:
             self._watcher.follow(attempt)
+
+    async def _taken_back(self, key: AttemptKey) -> bool:
+        """Whether the start that failed can never happen any more. A full disk can forbid even that: then later."""
+        while True:
+            try:
+                return self._launcher.revoke(key)
+            except OSError as error:
+                log.error("the start of attempt %s cannot be taken back yet: %s", key, error)
+            await asyncio.sleep(AGAIN)
 
     async def _start(self, action: Launch) -> None:
         job, key = action.job, action.attempt
@@ -132,17 +163,25 @@ class Performer:
         known = self._environments.get(digest)
         if known is None:
             known = await self._loop.read(lambda: self._loop.store.environment(digest))
-            self._environments[digest] = known
-            while len(self._environments) > KEEP_ENVIRONMENTS:
-                self._environments.popitem(last=False)
+            self.remember_environment(digest, known)
         return known
 
     def remember_environment(self, digest: str, environment: Environment) -> None:
         """Spare the launch that follows a submit the look into the store."""
         self._environments[digest] = environment
+        self._environments.move_to_end(digest)
+        while len(self._environments) > KEEP_ENVIRONMENTS:
+            self._environments.popitem(last=False)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        """Let starts that are under way be handed over; the next daemon looks at what hangs."""
+        self._closing = True
+        starting = list(self._starting.values())
+        if starting:
+            _, hanging = await asyncio.wait(starting, timeout=LAST_STARTS)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
 
 def _banner(job: Job, key: AttemptKey) -> str:

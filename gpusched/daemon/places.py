@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,15 @@ class Places:
     def control(self) -> Path:
         """One control directory per attempt. Not on a tmpfs: those of user sessions are emptied at logout."""
         return self.state / "attempts"
+
+    def highest_job_id(self) -> int:
+        """The highest id that left something here, whatever the database knows; 0: nothing is here."""
+        names: list[str] = []
+        for root in (self.control, self.state / "jobs", self.state / "checkpoints"):
+            with suppress(OSError):
+                names += os.listdir(root)
+        ids = (name.partition("-")[0] for name in names)
+        return max((int(word) for word in ids if word.isascii() and word.isdigit() and len(word) < 16), default=0)
 
     def job_dir(self, attempt: AttemptKey) -> Path:
         return self.state / "jobs" / str(attempt.job_id) / str(attempt.number)

@@ -34,7 +34,12 @@ async def observe_attempts(engine: Engine, watcher: Watcher) -> list[Event]:
 
 async def _one(attempt: Attempt, boot_id: str, watcher: Watcher) -> list[Event]:
     key = attempt.key
-    seen = await asyncio.to_thread(watcher.launcher.observe, key)
+    try:
+        seen = await asyncio.to_thread(watcher.launcher.observe, key)
+    except OSError as error:
+        log.error("attempt %s cannot be looked at, so it is taken to be alive: %s", key, error)
+        watcher.follow(attempt)
+        return []
     if attempt.boot_id != boot_id:
         lost = Outcome(OutcomeKind.LOST, text="the machine was restarted while it ran", saved=seen.saved)
         return [AttemptExited(key, seen.outcome or lost, attempt.uuids)]
@@ -56,7 +61,10 @@ def _forget_old(engine: Engine, watcher: Watcher) -> None:
     for key in watcher.launcher.attempts():
         if key in known:
             continue
-        if watcher.launcher.observe(key).alive:
-            log.warning("attempt %s is alive, but the database does not know it: it is left alone", key)
-        else:
-            watcher.launcher.forget(key)
+        try:
+            if watcher.launcher.observe(key).alive:
+                log.warning("attempt %s is alive, but the database does not know it: it is left alone", key)
+            else:
+                watcher.launcher.forget(key)
+        except OSError as error:
+            log.warning("what is left of attempt %s cannot be removed: %s", key, error)

@@ -98,7 +98,13 @@ class Service:
         if index is not None:
             known = [job for job in known if job.array is not None and job.array.index == index]
         quiet = [job for job in known if not job.state.live and job.attempt]
-        return known, await self.loop.read(lambda: self._latest_attempts(quiet))
+        return known, await self.loop.read(lambda: self._latest_attempts(quiet)) if quiet else {}
+
+    def unfinished(self, job_id: int, index: int | None) -> bool:
+        """The job, or an element of the array, has not ended. Known without a look into the store."""
+        state = self.loop.engine.state
+        jobs = state.elements(job_id) or ([state.jobs[job_id]] if job_id in state.jobs else [])
+        return any(not job.state.final for job in jobs if index is None or (job.array and job.array.index == index))
 
     def _stored(self, job_id: int) -> list[Job]:
         elements = list(self.loop.store.array(job_id))

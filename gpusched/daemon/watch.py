@@ -20,6 +20,7 @@ from gpusched.model.state import Outcome, OutcomeKind
 from gpusched.ports import DeviceProbe, Launcher, Observation
 
 log = logging.getLogger(__name__)
+AGAIN, LONGEST_AGAIN = 1.0, 60.0  # seconds until what could not be looked at is looked at again, doubled each time
 READ_DEADLINE = 1.0  # seconds for the direct reading at an exit; past it, the next samples decide
 
 # tells our attempts' processes from everybody else's: (sample, supervisor pid → attempt, mark → attempt)
@@ -55,6 +56,13 @@ class Watcher:
     def attribute(self, sample: ProbeSample) -> tuple[Occupancy, ...]:
         return self._attribute(sample, self._supervisors, self._marks)
 
+    def know(self, key: AttemptKey) -> None:
+        """Learn which processes are the attempt's, so that no sample takes them for strangers. Posts nothing."""
+        try:
+            self._note(key, self.launcher.observe(key))
+        except OSError as error:
+            log.warning("attempt %s cannot be looked at: %s", key, error)
+
     def look(self, key: AttemptKey) -> Observation:
         """Read the attempt's files and post what is new."""
         seen = self.launcher.observe(key)
@@ -81,16 +89,29 @@ class Watcher:
             self._following[attempt.key] = task
 
     async def _follow(self, attempt: Attempt) -> None:
-        key = attempt.key
+        pause = AGAIN
         try:
-            self.look(key)
-            seen = await self._ending(key)
-            failpoint("end-seen")
-            self._post(await self.report_end(attempt, seen))
-        except Exception:
-            log.exception("watching attempt %s failed", key)
+            while True:
+                try:
+                    self._post(await self._followed(attempt))
+                    return
+                except Exception:  # no descriptor was free, say: what cannot be looked at is not gone
+                    log.exception("watching attempt %s failed; it is looked at again in %g s", attempt.key, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_AGAIN)
         finally:
-            self._following.pop(key, None)
+            self._following.pop(attempt.key, None)
+
+    async def _followed(self, attempt: Attempt) -> AttemptExited:
+        key = attempt.key
+        self.look(key)
+        while True:
+            seen = await self._ending(key)
+            # Its supervisor ended without a claim: nothing has run, and after this nothing will.
+            if seen.claimed or seen.revoked or self.launcher.revoke(key):
+                break
+        failpoint("end-seen")
+        return await self.report_end(attempt, seen)
 
     async def _ending(self, key: AttemptKey) -> Observation:
         """What the files show at the end of the attempt.
@@ -114,6 +135,8 @@ class Watcher:
     async def report_end(self, attempt: Attempt, seen: Observation) -> AttemptExited:
         """The end of an attempt whose supervisor is gone, with what one direct reading says about its devices."""
         outcome = seen.outcome
+        if not seen.claimed:
+            return AttemptExited(attempt.key, Outcome(OutcomeKind.NEVER_STARTED, text="its supervisor could not begin"))
         if outcome is None:
             killed = await asyncio.to_thread(self.launcher.kill_remains, attempt.key)  # may take seconds
             text = "its supervisor was killed, so nobody saw how it ended"

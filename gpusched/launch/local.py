@@ -11,6 +11,7 @@ kill_remains, which scans /proc and waits up to five seconds: call that one off 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
@@ -25,7 +26,7 @@ from typing import Any
 from gpusched import rundir
 from gpusched.failpoints import failpoint
 from gpusched.launch.doorbell import attempt_key
-from gpusched.launch.reading import ORDER_LIMIT, outcome_of, saved_of
+from gpusched.launch.reading import ORDER_LIMIT, outcome_of, read_present, saved_of
 from gpusched.launch.spawner import Spawner, SpawnerGone
 from gpusched.model.actions import Asked
 from gpusched.model.job import AttemptKey
@@ -35,6 +36,7 @@ from gpusched.supervisor import tree
 KILL = "kill"
 RANK = {str(Asked.SAVE): 0, str(Asked.STOP): 1, KILL: 2}
 REMAINS_WITHIN = 5.0  # seconds
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the process that was asked for
 
 
 class LocalLauncher:
@@ -68,7 +70,7 @@ class LocalLauncher:
         return os.path.join(self._root, str(attempt), name)
 
     def _claim(self, attempt: AttemptKey) -> dict[str, Any] | None:
-        return rundir.read_json(self._file(attempt, rundir.CLAIM))
+        return read_present(self._file(attempt, rundir.CLAIM))
 
     # ---- start ------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,10 @@ class LocalLauncher:
     # ---- watch ------------------------------------------------------------------------------------------------
 
     def observe(self, attempt: AttemptKey) -> Observation:
-        """Read the attempt's control directory. Works for attempts started by an earlier daemon."""
+        """Read the attempt's control directory. Works for attempts started by an earlier daemon.
+
+        Raises OSError if it cannot be read now.
+        """
         claim = self._claim(attempt)
         if claim is None:
             return Observation()
@@ -153,8 +158,8 @@ class LocalLauncher:
         # Alive is read before the ending: an ending that is there although the lock was held is the truth too,
         # while the other order could see neither of a supervisor that ends in between.
         alive = self._lock_is_held(attempt)
-        status = rundir.read_json(self._file(attempt, rundir.STATUS)) or {}
-        ending = rundir.read_json(self._file(attempt, rundir.EXIT))
+        status = read_present(self._file(attempt, rundir.STATUS)) or {}
+        ending = read_present(self._file(attempt, rundir.EXIT))
         return Observation(
             claimed=True,
             alive=alive,
@@ -171,7 +176,7 @@ class LocalLauncher:
     def _lock_is_held(self, attempt: AttemptKey) -> bool:
         try:
             fd = os.open(self._file(attempt, rundir.LOCK), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two observers do not see each other
@@ -190,7 +195,7 @@ class LocalLauncher:
         return tuple(sorted(key for name in names if (key := attempt_key(name)) is not None))
 
     async def ended(self, attempt: AttemptKey) -> None:
-        """Wait until the attempt's supervisor is gone (returns at once if there is none)."""
+        """Wait until the attempt's supervisor is gone (returns at once if there is none). Raises OSError."""
         # More than once, because the supervisor forked here can turn out to be a second one that found the claim
         # of the first and left.
         while (fd := self._supervisor(attempt)) is not None:
@@ -198,21 +203,28 @@ class LocalLauncher:
             self._let_go(attempt)
 
     def _supervisor(self, attempt: AttemptKey) -> int | None:
-        """A pidfd of the living supervisor, to be closed by the caller; None if there is none."""
+        """A pidfd of the living supervisor, to be closed by the caller; None if there is none. Raises OSError."""
         claim = self._claim(attempt)
         if claim is None:
             held = self._pidfds.get(attempt)
             return None if held is None else os.dup(held)
         try:
             fd = os.pidfd_open(claim["supervisor"])
-        except (KeyError, OSError):  # revoked; ended
+        except KeyError:  # revoked
             return None
+        except OSError as trouble:
+            if trouble.errno in SHORT_OF:
+                raise
+            return None  # ended; its pid may even be a thread's by now
         # 1. the pidfd pins whoever has the pid; 2. if the lock is held after that, the supervisor was alive at 1,
         # so the pid was its own and not reused by another process (or another boot).
-        if self._lock_is_held(attempt):
-            return fd
-        os.close(fd)
-        return None
+        alive = False
+        try:
+            alive = self._lock_is_held(attempt)
+        finally:
+            if not alive:
+                os.close(fd)
+        return fd if alive else None
 
     # ---- stop -------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,26 @@
-"""From the supervisor's files to the model: outcomes and acknowledgements. Pure; never raises on a field missing."""
+"""From the supervisor's files to the model: outcomes and acknowledgements. Never raises on a field missing."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from gpusched.model.state import Outcome, OutcomeKind, Saved
 
 ORDER_LIMIT = 64 << 20  # bytes of order.json; submits are refused long before
+
+
+def read_present(path: str) -> dict[str, Any] | None:
+    """The JSON object in a file; None only if it is not there or is no whole object.
+
+    Raises OSError if it cannot be read now (no descriptor is free, say): that must never look like "not there".
+    """
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def saved_of(value: dict[str, Any] | None) -> Saved | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpusched.daemon import app
+from gpusched.daemon import app, retention
 from gpusched.daemon.places import Places
 
 
@@ -18,5 +18,5 @@ def test_the_devices_of_the_last_start_are_remembered_until_others_are_named(tmp
 
 
 def test_zero_days_of_retention_keep_everything() -> None:
-    assert app._before(1_000_000.0, 0) == 0.0
-    assert app._before(1_000_000.0, 1) == 1_000_000.0 - 86_400
+    assert retention.before(0, 1_000_000.0) == 0.0
+    assert retention.before(1, 1_000_000.0) == 1_000_000.0 - 86_400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -165,16 +166,11 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
 async def wait(service: Service, call: Call) -> dict[str, Any]:
     """Answer as soon as the job (every element of the array) has ended, or after the timeout."""
     patience = min(_number(call, "timeout", 30.0) or 0.0, LONGEST_WAIT)
-    try:
-        async with asyncio.timeout(patience):
-            while True:
-                async with service.moved:
-                    jobs, attempts, whole_array = await _one(service, call)
-                    if all(job.state.final for job in jobs):
-                        break
-                    await service.moved.wait()
-    except TimeoutError:
-        jobs, attempts, whole_array = await _one(service, call)
+    wanted = read_key(call.path["job"])
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience), service.moved:
+            await service.moved.wait_for(lambda: not service.unfinished(*wanted))
+    jobs, attempts, whole_array = await _one(service, call)
     shown = service.view_many(jobs, attempts)
     return {"elements": shown} if whole_array else shown[0]
 
