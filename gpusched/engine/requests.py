@@ -254,10 +254,11 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 spec = replace(spec, dependency=dependency)
             case _:
                 spec = replace(spec, **{name: value})  # type: ignore[arg-type]
-    partition = turn.rules.partition(request.partition)
     if request != job.spec.request:
+        turn.rules.partition(request.partition)  # that of a job that waits may not exist any more
         check_request(turn.view, request)
     if "time_limit" in asked or "partition" in asked:
+        partition = turn.rules.partition(request.partition)
         spec = replace(spec, time_limit=partition.time_limit(spec.time_limit))
         check_time(partition, spec.time_limit)
     return replace(spec, request=request)
