@@ -67,6 +67,10 @@ def make_state_dir(path: str) -> str:
             f"the state directory {path} cannot be created: {error.strerror}",
             "set GPUSCHED_STATE_DIR to a directory that you can write to",
         ) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise Unavailable(
+            f"the state directory {path} is no directory", "set GPUSCHED_STATE_DIR to a directory, or to a new name"
+        )
     if found.st_uid != os.geteuid():
         raise NotAllowed(
             f"the state directory {path} belongs to uid {found.st_uid}, not to you",

@@ -117,10 +117,11 @@ def _await(child: subprocess.Popen[bytes], socket_path: str, log: str, begin: in
     code = child.poll()
     child.returncode = code or 0
     state = f"ended with code {code}" if code is not None else f"does not answer after {DEADLINE:.0f} s"
-    raise Unavailable(
-        f"the daemon {state}{_last_lines(log, begin)}",
-        f"its log is {log}; to see it in the foreground: gpusched daemon run",
-    )
+    said = _last_lines(log, begin)
+    hint = f"its log is {log}; to see it in the foreground: gpusched daemon run"
+    if not said:
+        said, hint = " and left no word, as happens on a full disk", "see what is wrong: gpusched doctor"
+    raise Unavailable(f"the daemon {state}{said}", hint)
 
 
 def _last_lines(log: str, begin: int, count: int = 8) -> str:

@@ -15,7 +15,7 @@ from gpusched.cli.output import Json, print_json
 from gpusched.cli.settings import say, settings
 from gpusched.cli.text import duration, moment
 from gpusched.client import Client
-from gpusched.model.errors import Refused, Unavailable
+from gpusched.model.errors import Refused, Unavailable, UsageError
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -39,6 +39,14 @@ def _daemon_options(command: Any) -> Any:
     return command
 
 
+def _check_devices(devices: str | None) -> None:
+    if devices is not None and devices != "nvml" and not devices.startswith("sim:"):
+        raise UsageError(
+            f"--devices {devices!r} cannot be read",
+            "write for example sim:4x24G (four simulated devices of 24 GiB), or nvml for this machine's own GPUs",
+        )
+
+
 @daemon.command()
 @_daemon_options
 @click.option("--faults", type=click.Path(), metavar="FILE", help="Faults to inject into simulated devices.")
@@ -46,6 +54,7 @@ def run(
     state_dir: str | None, devices: str | None, config: str | None, log_level: str | None, faults: str | None
 ) -> None:
     """Run the daemon in the foreground (as systemd does it). Ctrl-C ends it; jobs go on."""
+    _check_devices(devices)
     state = paths.make_state_dir(os.path.abspath(state_dir) if state_dir else paths.state_dir())
     chosen = config or paths.config_path()
     from gpusched.daemon.app import serve
@@ -65,6 +74,7 @@ def start(state_dir: str | None, devices: str | None, config: str | None, log_le
     """Start a personal daemon in the background. Commands do this by themselves when they need one."""
     from gpusched.cli import autostart
 
+    _check_devices(devices)
     if state_dir:
         os.environ["GPUSCHED_STATE_DIR"] = os.path.abspath(state_dir)
     if os.environ.get("GPUSCHED_SOCKET"):

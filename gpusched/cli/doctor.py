@@ -91,9 +91,7 @@ def _state() -> Iterator[Check]:
     place = state
     while not os.path.exists(place):
         place = os.path.dirname(place)
-    writable = os.access(place, os.W_OK)
-    kind = "" if place == state else " (not created yet)"
-    yield Check("state directory", writable, f"{state}{kind}", "set GPUSCHED_STATE_DIR to a directory you can write to")
+    yield _state_directory(state, place)
     from shutil import disk_usage
 
     free = disk_usage(place).free
@@ -104,6 +102,18 @@ def _state() -> Iterator[Check]:
         stays = os.path.exists(f"/var/lib/systemd/linger/{user}")
         text = "your processes stay after you log out" if stays else "the system may end your jobs when you log out"
         yield Check("logout", True if stays else None, text, f"allow them to stay: loginctl enable-linger {user}")
+
+
+def _state_directory(state: str, place: str) -> Check:
+    """`place` is the state directory, or, while that is not there, the directory in which it would be made."""
+    name, hint = "state directory", "set GPUSCHED_STATE_DIR to a directory of your own"
+    if not os.path.isdir(place):
+        return Check(name, False, f"{place} is no directory", hint)
+    if place == state and (owner := os.stat(place).st_uid) != os.geteuid():
+        return Check(name, False, f"{state} belongs to uid {owner}, not to you", hint)
+    if not os.access(place, os.W_OK):
+        return Check(name, False, f"{place} cannot be written to", hint)
+    return Check(name, True, state if place == state else f"{state} (not created yet)")
 
 
 def _daemon() -> Iterator[Check]:
@@ -137,4 +147,6 @@ def _last_words() -> Iterator[Check]:
     except OSError:
         return
     if lines:
-        yield Check("its log ends with", None, " | ".join(map(str.strip, lines)), f"all of it: {log}")
+        refused = any(line.startswith("gpusched: ") for line in lines)  # how an error ends it; all else has a time
+        text = " | ".join(map(str.strip, lines))
+        yield Check("its log ends with", False if refused else None, text, f"all of it: {log}")

@@ -21,6 +21,7 @@ class Tail:
         self.fd = -1
         self.place = 0
         self.at_line_start = True
+        self.last = b""  # the end of what was copied
 
     def switch(self, path: str | None) -> None:
         """Follow this path from now on; what the previous file still holds is copied first."""
@@ -41,6 +42,7 @@ class Tail:
             self.place += len(data)
             self.out.write(data)
             self.at_line_start = data.endswith(b"\n")
+            self.last = data[-2000:]
             copied = True
         if copied:
             self.out.flush()

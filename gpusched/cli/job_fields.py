@@ -38,6 +38,15 @@ def _gpu_hours(job: Json) -> float | None:
     return None if seconds is None else round(seconds / 3600, 2)
 
 
+def _where(job: Json) -> str | None:
+    place = text.where(job)
+    return None if place == "-" else place
+
+
+def _exit(job: Json) -> str | None:
+    return None if (shown := text.exit_code(job)) == "-" else shown
+
+
 JOB_FIELDS: dict[str, Field] = {
     **{name: Field() for name in _PLAIN},
     **{name: _moment_field(name) for name in _MOMENTS},
@@ -55,8 +64,8 @@ JOB_FIELDS: dict[str, Field] = {
     "time": Field(
         text=text.time_of_limit, value=lambda job: job.get("elapsed"), header="TIME/LIMIT", right=True
     ),
-    "where": Field(text=text.where, value=text.where, header="GPU_IDS(REASON)"),
-    "exit": Field(text=text.exit_code, value=text.exit_code, right=True),
+    "where": Field(text=text.where, value=_where, header="GPU_IDS(REASON)"),
+    "exit": Field(text=text.exit_code, value=_exit, right=True),
     "gpu_hours": Field(value=_gpu_hours, right=True),
     "preempted": Field(value=lambda job: job.get("restarts"), right=True),
     "end": Field(text=lambda job: text.moment(job.get("ended_at")), value=lambda job: job.get("ended_at")),

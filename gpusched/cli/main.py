@@ -6,6 +6,7 @@ from a GPUSCHED_* variable (click's auto_envvar_prefix): a submit inside a job w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 
 from gpusched import __version__
 from gpusched.cli.settings import settings
+from gpusched.cli.streams import prepare, print_nothing_more
 from gpusched.model.errors import GpuschedError, UsageError, known
 
 COMMANDS = {
@@ -43,6 +45,7 @@ COMMANDS = {
     "completion": "completion",
     "version": "version",
 }
+_CANNOT_PRINT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 ALIASES = {"q": "queue", "ps": "queue"}
 
 
@@ -139,7 +142,7 @@ def _hint(error: click.UsageError) -> str:
 def report(error: GpuschedError) -> int:
     """Print an error: a sentence and the next step on standard error, or JSON on standard output. The exit code."""
     if settings.json:
-        print(json.dumps(error.to_json()))
+        print(json.dumps(error.to_json()), flush=True)
     else:
         print(f"gpusched: {error.message}", file=sys.stderr)
         for line in error.hint.splitlines():
@@ -178,18 +181,27 @@ def run_command(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        return _reader_left()
+        print_nothing_more()  # `| head` has seen enough, which is no error
+        return 0
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, OSError) and error.errno in _CANNOT_PRINT and error.filename is None:
+            return _output_is_full(error)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return report(GpuschedError(f"this should not have happened: {text}", "once more with --debug shows where"))
 
 
-def _reader_left() -> int:
-    """`| head` has seen enough, which is no error. Python must not complain at exit about what it cannot flush."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 0
+def _output_is_full(error: OSError) -> int:
+    """What the command did is done; only the telling failed. Not as JSON, which could not be printed either."""
+    print_nothing_more()
+    settings.json = False
+    return report(
+        GpuschedError(
+            f"the output could not be written: {error.strerror}",
+            "make room where it goes; what the command was asked to do may be done: see gpusched queue --all",
+        )
+    )
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -200,6 +212,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def main() -> NoReturn:
     """The `gpusched` command."""
+    prepare()
     sys.exit(run_command(sys.argv[1:]))
 
 

@@ -173,7 +173,7 @@ def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, noh
     columns = [texts_of(rows, name, fields) for name in names]
     if headers:
         columns = [header + column for header, column in zip(headers, columns, strict=True)]
-    widths = [max(map(len, column), default=0) for column in columns]
+    widths = [max(map(cell_width, column), default=0) for column in columns]
     if sys.stdout.isatty():
         _fit(widths, names)
     colored = settings.color(sys.stdout)
@@ -191,8 +191,28 @@ def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, noh
 
 def _padded(cells: list[str], width: int, right: bool) -> list[str]:
     """All cells of a column at its width; longer ones cut (only on a terminal are there any)."""
-    cells = [cell if len(cell) <= width else cell[: max(0, width - 1)] + "…" for cell in cells]
-    return [cell.rjust(width) for cell in cells] if right else [cell.ljust(width) for cell in cells]
+    return [_fitted(cell, width, right) for cell in cells]
+
+
+def _fitted(cell: str, width: int, right: bool) -> str:
+    if cell.isascii():
+        cell = cell if len(cell) <= width else cell[: max(0, width - 1)] + "…"
+        return cell.rjust(width) if right else cell.ljust(width)
+    if cell_width(cell) > width:
+        while cell and cell_width(cell) > width - 1:
+            cell = cell[:-1]
+        cell += "…"
+    blank = " " * (width - cell_width(cell))
+    return blank + cell if right else cell + blank
+
+
+def cell_width(text: str) -> int:
+    """How many columns of a terminal a text takes: East Asian letters and emoji two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(2 if east_asian_width(char) in "WF" else 0 if combining(char) else 1 for char in text)
 
 
 def _fit(widths: list[int], names: Sequence[str]) -> None:

@@ -109,7 +109,8 @@ class Foreground:
             for name, tail in self.tails.items():
                 if name != "error_output" or job.get(name) != job.get("output"):
                     tail.switch(job.get(name))
-        if job is not None:
+        over = job is not None and job["state"] in FINAL
+        if job is not None and not over:
             self._tell(job)
         self.alive.wipe()
         copied = False
@@ -117,7 +118,8 @@ class Foreground:
             copied |= tail.copy()
         if job is None:
             return None
-        if job["state"] in FINAL:
+        if over:
+            self._tell(job)
             return int(job.get("exit_status") or 0)
         if not copied and not self.quiet and (job["state"] == "PENDING" or self._silent()):
             self.alive.show(waiting_text(job))
@@ -125,7 +127,7 @@ class Foreground:
 
     def _tell(self, job: Json) -> None:
         """Say on standard error what has changed since the last look."""
-        line = _news(job)
+        line = _news(job, self._shown(job.get("exit_text")))
         if line == self.told or self.quiet:
             return
         self.told = line
@@ -134,6 +136,10 @@ class Foreground:
             if not all(tail.at_line_start for tail in self.tails.values()):
                 say("")
             say(f"gpusched: {line}")
+
+    def _shown(self, text: str | None) -> bool:
+        """Whether the output ends with these words: the supervisor writes there why a job could not be started."""
+        return bool(text) and any(str(text).encode() in tail.last for tail in self.tails.values())
 
     def _silent(self) -> bool:
         """The job has written nothing yet."""
@@ -175,8 +181,8 @@ class Foreground:
                 return letter
 
 
-def _news(job: Json) -> str:
-    """How things stand, in a line that only changes when something happens."""
+def _news(job: Json, known: bool) -> str:
+    """How things stand, in a line that only changes when something happens. known: why it failed was shown already."""
     name, state = f"job {job['job']}", job["state"]
     ids = device_ids(job)
     on = f" on GPU {ids}" if ids else ""
@@ -188,5 +194,5 @@ def _news(job: Json) -> str:
         return f"{name} started{on}" if attempt == 1 else f"{name} goes on{on} (attempt {attempt})"
     if state == "STOPPING":
         return f"{name} is {leaving(job).split(',')[0]}"
-    said = f": {escape(job['exit_text'])}" if job.get("exit_text") else ""
+    said = f": {escape(job['exit_text'])}" if job.get("exit_text") and not known else ""
     return "" if state == "COMPLETED" else f"{name} {state}{said}"

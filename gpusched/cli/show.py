@@ -107,7 +107,7 @@ def _now(job: Json) -> list[tuple[str, str]]:
         ("progress", text.progress(job)),
         ("metrics", text.metrics(job.get("progress") or {})),
         ("saved", f"{text.escape(saved.get('checkpoint'))}{step}, {text.moment(saved.get('at'))}" if saved else ""),
-        ("ended with", text.escape(job.get("exit_text") or "")),
+        ("ended with", text.escape(job.get("exit_text") or "") if job.get("ended_at") else ""),
         ("output", text.escape(job.get("output") or "")),
         ("errors", text.escape(job.get("error_output") or "")),
         ("checkpoints", text.escape(job.get("checkpoint_dir") or "")),

@@ -71,7 +71,11 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
             from gpusched.cli.wait import wait_for
 
             sys.stdout.flush()
-            ctx.exit(wait_for(client, [str(answer["job"])])[1])
+            jobs, code = wait_for(client, [str(answer["job"])])
+            for job in jobs if not is_quiet(values) else ():
+                if job.get("exit_status"):
+                    say(f"gpusched: job {job['job']} {job['state']}: {escape(job.get('exit_text') or '')}")
+            ctx.exit(code)
 
 
 def one_output(body: Mapping[str, Any], hint: str) -> None:

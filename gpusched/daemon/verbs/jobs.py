@@ -128,13 +128,22 @@ async def show(service: Service, call: Call) -> dict[str, Any]:
     return shown
 
 
+def _no_need(shown: dict[str, Any]) -> str:
+    """Why there is nothing to explain about a job that does not wait."""
+    if shown["ended_at"]:
+        return f"it has ended ({shown['exit_text']}); to run it again: gpusched requeue {shown['job']}"
+    places = ", ".join(str(device["index"]) for device in shown["devices"])
+    on = f"on device {places}" if places else "without a device"
+    return f"it waits for nothing: it has been started {on}; see: gpusched show {shown['job']}"
+
+
 async def why(service: Service, call: Call) -> dict[str, Any]:
     jobs, attempts, _ = await _one(service, call)
     job = next((j for j in jobs if j.state is JobState.PENDING), jobs[0])
     engine, view = service.loop.engine, service.loop.engine.view
     if job.state is not JobState.PENDING:
         shown = service.view_many([job], attempts)[0]
-        text = shown["reason_text"] or f"it is {job.state}"
+        text = shown["reason_text"] or _no_need(shown)
         return {
             "job": job.key, "state": str(job.state), "reason": shown["reason"], "text": text, "next": "",
             "ahead": [], "devices": [], "victims": [],
