@@ -139,14 +139,16 @@ class Turn:
         self._track_time(new)
         self.state.view.put_job(new, ready)
         self._jobs[new.id] = new
-        self.dirty = True
+        if old is None or not _just_goes_on(old, new):
+            self.dirty = True
         return new
 
     def put_attempt(self, attempt: Attempt, **changes: Any) -> Attempt:
         new = replace(attempt, **changes) if changes else attempt
         self.state.view.put_attempt(new)
         self._attempts[new.key] = new
-        self.dirty = True
+        if not new.live:
+            self.dirty = True
         return new
 
     def overdue(self, attempt: Attempt) -> None:
@@ -219,6 +221,11 @@ def eligible(job: Job, now: Instant, rules: Rules) -> bool:
         and (job.spec.begin is None or job.spec.begin <= now.wall)
         and _partition_allows(rules, job)
     )
+
+
+def _just_goes_on(old: Job, new: Job) -> bool:
+    """The job ran and runs, on the same devices and with the same rank: no decision depends on the difference."""
+    return old.state.live and new.state.live and old.stop == new.stop and old.spec == new.spec
 
 
 def unfinished_name(job: Job) -> Name | None:

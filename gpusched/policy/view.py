@@ -19,7 +19,7 @@ from gpusched.model.job import Attempt, AttemptKey, Job, Request
 from gpusched.model.rules import Rules
 from gpusched.model.state import LIVE, StopKind
 
-_REMEMBERED = 512  # different requests for which the suitable devices are remembered
+_REMEMBERED = 20_000  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
 
 
@@ -65,7 +65,8 @@ class View:
         self.closing = False  # the service is emptying itself: nothing new starts
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
-        self._suitable: dict[Request, list[Slot]] = {}
+        self._suitable: dict[Request, tuple[list[Slot], frozenset[str]]] = {}
+        self._kinds: dict[frozenset[str], frozenset[str]] = {}  # one object for each set of devices
         self._bucket_of: dict[int, Bucket] = {}
 
     # ---- what the engine puts in ----------------------------------------------------------------------------
@@ -74,6 +75,7 @@ class View:
         slot = self.slots.get(device.uuid)
         if slot is None or _identity(slot.device) != _identity(device):
             self._suitable.clear()
+            self._kinds.clear()
         if slot is None:
             slot = self.slots[device.uuid] = Slot(device)
             for attempt in (*self.live.values(), *self.leaving.values()):
@@ -175,12 +177,20 @@ class View:
 
     def suitable(self, request: Request) -> Sequence[Slot]:
         """The devices of the asked kind, whatever their present state."""
+        return self._look_up(request)[0]
+
+    def kind(self, request: Request) -> frozenset[str]:
+        """What a request competes for: the UUIDs of the devices of the asked kind, or the places of CPU-only jobs."""
+        return self._look_up(request)[1]
+
+    def _look_up(self, request: Request) -> tuple[list[Slot], frozenset[str]]:
         found = self._suitable.get(request)
         if found is None:
             if len(self._suitable) >= _REMEMBERED:
                 self._suitable.clear()
-            found = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
-            self._suitable[request] = found
+            slots = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
+            kind = frozenset(slot.device.uuid for slot in slots) if request.gpus else frozenset({"cpu"})
+            found = self._suitable[request] = (slots, self._kinds.setdefault(kind, kind))
         return found
 
     @contextmanager
