@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from daemons import COMMAND, Place, a_daemon, alive, until
+from daemons import COMMAND, JOBS, Place, a_daemon, alive, until
 
 from gpusched.model.errors import Degraded
 
@@ -77,6 +77,19 @@ def test_stop_leaves_jobs_running_and_start_finds_them(own):
     own.start()
     job = own.ended(key)
     assert (job["exit_code"], job["attempt"], job["attempts"][0]["pid"]) == (6, 1, pid)
+
+
+def test_stop_with_ask_jobs_has_them_save_and_the_next_daemon_goes_on_with_them(own):
+    key = own.submit("bash", str(JOBS / "count.sh"), "20", "0.1", gpus=1)
+    until(lambda: "3\n" in own.output(key), lambda: own.story(key))
+    pid = own.job(key)["pid"]
+    assert own.cli("daemon", "stop", "--ask-jobs").code == 0
+    own.wait_gone()
+    until(lambda: not alive(pid), "the end of the job, which saves")
+    own.start()
+    job = own.ended(key)
+    assert (job["state"], job["attempt"], job["attempts"][0]["outcome"]["code"]) == ("COMPLETED", 2, 85)
+    assert [line for line in own.output(key).splitlines() if line.isdigit()] == [str(n) for n in range(1, 21)]
 
 
 def test_run_survives_a_restart_of_the_daemon(own):

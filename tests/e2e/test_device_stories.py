@@ -115,3 +115,19 @@ def test_a_probe_that_fails_starts_nothing_and_harms_nobody(place):
     assert place.ended(waits)["state"] == "COMPLETED"
     place.client.cancel([key])
     place.ended(key)
+
+
+def test_a_probe_that_hangs_stops_neither_answers_nor_ends_nor_jobs_without_devices(place):
+    gate = place.work / "gate-hang"
+    key = place.sh(f"while [ ! -e {gate} ]; do sleep 0.02; done; exit 6", gpus=2)
+    place.running(key)
+    try:
+        set_faults(place, {"hang_ms": 60_000})
+        gate.touch()
+        assert place.ended(key)["exit_code"] == 6  # recorded, though nobody can say whether it has left its devices
+        waits = place.sh("true", gpus=1)
+        assert place.ended(place.sh("true", gpus=0))["state"] == "COMPLETED"
+        assert place.state_of(waits) == "PENDING"
+    finally:
+        place.faults.unlink(missing_ok=True)
+    assert place.ended(waits)["state"] == "COMPLETED"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-from daemons import JOBS, alive, children, until
+from daemons import COMMAND, JOBS, alive, children, read_until, until
 
 
 def indexes(job: dict) -> list[int]:
@@ -170,3 +171,17 @@ def test_a_training_that_was_preempted_ends_with_the_weights_of_an_undisturbed_o
     assert job["attempts"][0]["saved"], (place.story(moved), place.output(moved))
     results = [Path(place.work, name).read_text() for name in ("calm.json", "moved.json")]
     assert results[0] == results[1]  # weights, losses, steps: bit for bit
+
+
+def test_run_follows_its_job_through_a_preemption_to_the_right_code(place):
+    with subprocess.Popen(
+        [*COMMAND, "run", "-q", "low", "-g", "2", "bash", str(JOBS / "count.sh"), "12", "0.1"], cwd=place.work,
+        env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        said = read_until(run.stdout, "3\n")
+        high = place.sh("true", qos="high", gpus=2)
+        rest, told = run.communicate(timeout=60)
+    assert run.returncode == 0 and place.ended(high)["state"] == "COMPLETED"
+    numbers = [line for line in (said + rest.decode()).splitlines() if line.isdigit()]
+    assert numbers == [str(n) for n in range(1, 13)]
+    assert "(attempt 2)" in told.decode()
