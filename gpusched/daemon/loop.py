@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 0.03  # seconds that the news of a started attempt may wait for company
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 30.0  # seconds before the engine is rebuilt, doubled with each failure in a row
+LONGEST_SLEEP = 30.0  # seconds; this loop's clock stands still while the machine is suspended, deadlines do not
 RETRY = 2.0  # seconds between attempts to leave the degraded mode
 
 
@@ -165,7 +166,7 @@ class Loop:
             self._timer = None
         if step.wake_boot is not None:
             delay = max(0.0, step.wake_boot - self.clock.now().boot) + 0.001
-            self._timer = asyncio.get_running_loop().call_later(delay, self.post, Woke())
+            self._timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_SLEEP), self.post, Woke())
 
     async def _fail(
         self, batch: list[tuple[Event, asyncio.Future[Reply] | None]], message: str, hint: str
@@ -191,6 +192,8 @@ class Loop:
         while True:
             self.degraded = trouble.message
             log.error("the database cannot be read: %s", trouble.message)
+            self._refuse([each for each in self._inbox if each[1] is not None], trouble.message, trouble.hint)
+            self._inbox = [each for each in self._inbox if each[1] is None]  # nobody waits for ever
             await asyncio.sleep(RETRY)
             try:
                 await self._rebuild()

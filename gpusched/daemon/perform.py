@@ -157,7 +157,8 @@ class Performer:
             umask=job.spec.umask,
             banner=_banner(job, key),
         )
-        await self._launcher.start(order)
+        if self._lives(key):  # the engine was rebuilt meanwhile, perhaps, and has taken the start back
+            await self._launcher.start(order)
 
     async def _environment(self, digest: str) -> Environment:
         known = self._environments.get(digest)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -12,17 +13,26 @@ from gpusched.daemon import loop as loop_module
 from gpusched.daemon.clock import SystemClock
 from gpusched.daemon.loop import Loop
 from gpusched.engine.engine import Engine
-from gpusched.model.actions import Action, Launch
-from gpusched.model.changes import Changes, Submitted
+from gpusched.model.actions import Action, Ask, Launch
+from gpusched.model.changes import Changes, Snapshot, Submitted
+from gpusched.model.clock import Instant
 from gpusched.model.errors import Degraded, UsageError
-from gpusched.model.events import CancelRequested, Event, JobSubmitted, ServiceStarted
-from gpusched.model.job import Caller, JobSpec, Request
+from gpusched.model.events import AttemptStarted, CancelRequested, Event, JobSubmitted, ServiceStarted
+from gpusched.model.job import AttemptKey, Caller, JobSpec, Request
 from gpusched.model.rules import Rules
-from gpusched.ports import StoreError
+from gpusched.ports import Clock, StoreError
 from gpusched.store.memory import MemoryStore
 
 ME = Caller(1000, 1000, "me")
 CPU_ONLY = JobSpec(("true",), "/", request=Request(gpus=0))
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true")
 
 
 class FullDisk(MemoryStore):
@@ -43,13 +53,13 @@ class FullDisk(MemoryStore):
 
 
 @asynccontextmanager
-async def running(store: FullDisk) -> AsyncIterator[tuple[Loop, list[Action]]]:
+async def running(store: FullDisk, clock: Clock | None = None) -> AsyncIterator[tuple[Loop, list[Action]]]:
     performed: list[Action] = []
 
     async def nothing_new(_engine: Engine) -> list[Event]:
         return [ServiceStarted()]
 
-    loop = Loop(store, SystemClock(), lambda: Engine(Rules.default(), "boot"), performed.extend, nothing_new)
+    loop = Loop(store, clock or SystemClock(), lambda: Engine(Rules.default(), "boot"), performed.extend, nothing_new)
     await loop.start()
     worker = asyncio.create_task(loop.run())
     try:
@@ -131,3 +141,54 @@ async def test_one_refused_request_does_not_spoil_the_batch() -> None:
         replies = await asyncio.gather(loop.ask(bad), loop.ask(good), return_exceptions=True)
         assert isinstance(replies[0], UsageError)
         assert isinstance(replies[1], Submitted)
+
+
+class Unreadable(FullDisk):
+    """A store that can neither be written nor read for a while."""
+
+    broken = False
+
+    def commit(self, changes: Sequence[Changes]) -> None:
+        if self.broken:
+            raise StoreError("the disk is gone")
+        super().commit(changes)
+
+    def load(self) -> Snapshot:
+        if self.broken:
+            raise StoreError("the disk is gone")
+        return super().load()
+
+
+async def test_while_the_database_cannot_be_read_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "RETRY", 0.02)
+    store = Unreadable()
+    async with running(store) as (loop, _):
+        kept: Submitted = await loop.ask(JobSubmitted(CPU_ONLY, ME, hold=True))
+        store.broken = True
+        for _ in range(3):
+            async with asyncio.timeout(30):
+                with pytest.raises(Degraded, match="disk is gone"):
+                    await loop.ask(CancelRequested((kept.key,), ME))
+        store.broken = False
+        await soon(lambda: loop.degraded is None)
+        (answer,) = await loop.ask(CancelRequested((kept.key,), ME))
+        assert answer.error is None
+
+
+async def test_a_deadline_that_passed_while_the_machine_was_suspended_is_seen_soon_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_module, "LONGEST_SLEEP", 0.02)
+    asleep = 0.0
+
+    class Suspended(SystemClock):
+        def now(self) -> Instant:
+            return super().now().later(asleep)
+
+    async with running(FullDisk(), Suspended()) as (loop, performed):
+        reply: Submitted = await loop.ask(JobSubmitted(replace(CPU_ONLY, time_limit=3600.0), ME))
+        (job,) = reply.job_ids
+        loop.post(AttemptStarted(AttemptKey(job, 1), 7))
+        await soon(lambda: loop.engine.view.live[job].started is not None)
+        asleep = 4000.0
+        await soon(lambda: any(isinstance(action, Ask) for action in performed))

@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,9 @@ import pytest
 from gpusched import rundir
 from gpusched.daemon import perform, watch
 from gpusched.daemon import timers as timers_module
+from gpusched.daemon.app import Daemon
 from gpusched.daemon.board import Board, Progress
+from gpusched.daemon.config import Config
 from gpusched.daemon.perform import KEEP_ENVIRONMENTS, Performer
 from gpusched.daemon.places import Places
 from gpusched.daemon.reconcile import observe_attempts
@@ -31,11 +34,12 @@ from gpusched.launch.local import LocalLauncher
 from gpusched.model.actions import Ask, Asked, Forget, Launch
 from gpusched.model.clock import Instant
 from gpusched.model.device import ProbeSample
-from gpusched.model.errors import Degraded
-from gpusched.model.events import AttemptExited, AttemptStarted, Event
+from gpusched.model.errors import Degraded, GpuschedError
+from gpusched.model.events import AttemptExited, AttemptStarted, Event, Woke
 from gpusched.model.job import Attempt, AttemptKey, Job, JobSpec, Owner, Request
 from gpusched.model.state import JobState, Outcome, OutcomeKind
 from gpusched.ports import LaunchError, LaunchOrder, Observation
+from gpusched.store.memory import MemoryStore
 
 KEY = AttemptKey(7, 1)
 SPEC = JobSpec(("true",), "/", request=Request(gpus=0))
@@ -66,12 +70,14 @@ class FakeLauncher:
         self.observe_fails: list[Exception] = []
         self.seen = Observation(claimed=True, pid=11, supervisor_pid=10, mark="m", outcome=DONE)
         self.revoked: list[AttemptKey] = []
+        self.started: list[AttemptKey] = []
         self.asked: list[AttemptKey] = []
         self.forgotten: list[AttemptKey] = []
 
     async def start(self, order: LaunchOrder) -> None:
         if self.start_fails:
             raise self.start_fails.pop()
+        self.started.append(order.attempt)
 
     def revoke(self, key: AttemptKey) -> bool:
         if self.revoke_fails:
@@ -225,6 +231,16 @@ async def test_nothing_is_remembered_of_an_attempt_that_is_over(tmp_path: Path) 
         assert not s.watcher._told and not s.watcher._supervisors and not s.watcher._marks
 
 
+async def test_a_start_that_was_taken_back_while_it_was_prepared_is_not_carried_out(tmp_path: Path) -> None:
+    async with shell(tmp_path) as s:
+        gone = AttemptKey(8, 1)
+        s.performer([Launch(gone, replace(JOB, id=8), ())])
+        await soon(lambda: not s.performer._starting)
+        assert s.launcher.started == []
+        s.performer([Launch(KEY, JOB, ())])
+        await soon(lambda: s.launcher.started == [KEY])
+
+
 # ---- the start of the daemon ------------------------------------------------------------------------------------
 
 
@@ -335,6 +351,22 @@ def test_cron_keeps_its_local_hour_when_the_clocks_change(monkeypatch: pytest.Mo
     for _ in range(40):  # in the hour that comes twice it goes on, and never into the past
         before, at = at, next_run("*/15 * * * *", at)
         assert at - before == 900
+
+
+async def test_a_daemon_whose_loop_fails_ends_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path)
+    daemon = Daemon(Config(devices="sim:1x1G"), places, MemoryStore(), None)
+    ended = asyncio.create_task(daemon.run())
+    await soon(places.socket.exists)
+
+    async def fail(_batch: object) -> None:
+        raise MemoryError("a bug")
+
+    monkeypatch.setattr(daemon.loop, "turn", fail)
+    daemon.loop.post(Woke())
+    async with asyncio.timeout(60):
+        with pytest.raises(GpuschedError, match="a bug"):
+            await ended
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------------

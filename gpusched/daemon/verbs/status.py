@@ -74,7 +74,8 @@ def _check(name: str, ok: bool, text: str, hint: str) -> dict[str, Any]:
 async def stop(service: Service, call: Call) -> dict[str, Any]:
     """End the daemon. Jobs live on, unless they are asked to save and go back to the queue first."""
     ask_jobs = bool(body_of(call, "ask_jobs").get("ask_jobs", False))
-    await service.loop.ask(ServiceStopping(call.caller, ask_jobs))
+    if ask_jobs:  # without it there is nothing to record, and it must work with a database that does not
+        await service.loop.ask(ServiceStopping(call.caller, ask_jobs))
     service.stop()
     running = len(service.loop.engine.view.live)
     if not running:
