@@ -14,13 +14,14 @@ from statistics import median
 
 from stage import Line, daemon, job, table
 
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 AIM = 70.0  # ms of processor time above a bare interpreter
 
 
 def spend(command: list[str], env: dict[str, str]) -> tuple[float, float]:
     """Milliseconds of wall and of processor time for one command, which must succeed."""
     begin = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **QUIET)
     _, status, used = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)

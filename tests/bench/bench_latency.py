@@ -29,7 +29,8 @@ sleep 600 & touch "$0.ready-$GPUSCHED_ATTEMPT"; wait
 def end_to_start(stage: Stage, rounds: int) -> list[float]:
     """Milliseconds between one job's last act and the next one's first."""
     with stage.client() as client:
-        keys = [str(client.submit(job(*DATE, output=str(stage.home / "%j.out"), hold=True))["job"]) for _ in range(rounds)]
+        date = job(*DATE, output=str(stage.home / "%j.out"), hold=True)
+        keys = [str(client.submit(date)["job"]) for _ in range(rounds)]
         client.act("release", keys)
         wait_until(lambda: not sum(client.status()["jobs"].values()), "the jobs are done", 0.2)
     moments = sorted(float((stage.home / f"{key}.out").read_text()) for key in keys)

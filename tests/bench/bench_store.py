@@ -16,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from stage import Line, table
+
 from gpusched.model.changes import Changes, StoryLine
 from gpusched.model.job import Attempt, Job, JobSpec, Owner, Request
 from gpusched.model.state import JobState
 from gpusched.store.sqlite import SqliteStore
-from stage import Line, table
 
 IN_FLIGHT = 64
 
@@ -33,8 +34,10 @@ def jobs_of(count: int) -> list[Job]:
 def ends(job: Job, at: float) -> Changes:
     """What the end of a job writes."""
     attempt = Attempt(job.id, 1, (), "boot", created=at, created_at=at, ended=at, ended_at=at)
-    lines = (StoryLine(job.id, 1, at, "exited", "attempt 1: exit code 0"), StoryLine(job.id, 1, at, "completed", "done"))
-    return Changes(jobs=(replace(job, state=JobState.COMPLETED, ended_at=at),), attempts=(attempt,), story=lines)
+    exited = StoryLine(job.id, 1, at, "exited", "attempt 1: exit code 0")
+    completed = StoryLine(job.id, 1, at, "completed", "it ended with exit code 0")
+    done = replace(job, state=JobState.COMPLETED, ended_at=at)
+    return Changes(jobs=(done,), attempts=(attempt,), story=(exited, completed))
 
 
 def ours(home: Path, commits: int, together: int) -> float:

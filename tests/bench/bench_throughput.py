@@ -57,7 +57,8 @@ def durable(jobs: int) -> float:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("CREATE TABLE job (id INTEGER PRIMARY KEY, state TEXT, pid INTEGER, spec TEXT)")
         spec = '{"command": ["true"], "cwd": "/"}'
-        db.executemany("INSERT INTO job VALUES (?, 'PENDING', NULL, ?)", [(n, spec) for n in range(1, jobs + SLOTS + 1)])
+        rows = [(number, spec) for number in range(1, jobs + SLOTS + 1)]
+        db.executemany("INSERT INTO job VALUES (?, 'PENDING', NULL, ?)", rows)
         done = iter(range(1, jobs + 1))
 
         def ended(pid: int) -> None:
