@@ -104,6 +104,9 @@ class Update(BaseModel):
     requeue: bool = True
 
 
+_HELP: dict[type[BaseModel], str] = {Submission: "gpusched submit --help", Update: "gpusched update --help"}
+
+
 def read_submission(body: Any) -> Submission:
     """Raises UsageError that names the field and what is wrong with it."""
     return _read(Submission, body)
@@ -124,7 +127,7 @@ def _read(shape: type[Body], body: Any) -> Body:
             names = ", ".join(sorted(shape.model_fields))
             raise UsageError(f"unknown field {where!r}", f"known: {names}") from None
         said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {said}", "see docs/api.md for what it takes") from None
+        raise UsageError(f"{where}: {said}", f"see: {_HELP[shape]}; for programs: docs/api.md") from None
 
 
 def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:

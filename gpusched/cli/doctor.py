@@ -14,6 +14,7 @@ from gpusched import __version__, paths
 from gpusched.cli.connect import connect, current_user, socket_path
 from gpusched.cli.output import print_json
 from gpusched.cli.settings import paint, settings
+from gpusched.cli.streams import shows
 from gpusched.cli.text import escape
 from gpusched.model.errors import GpuschedError, Unavailable
 
@@ -40,12 +41,14 @@ def doctor() -> None:
     else:
         for check in checks:
             print("\n".join(_lines(check)))
-        print("everything is in place" if not bad else f"{bad} thing{'s' if bad > 1 else ''} to look at (✗)")
+        things = f"{bad} thing{'s' if bad > 1 else ''} to look at ({'✗' if shows('✓✗') else 'x'})"
+        print(things if bad else "everything is in place")
     click.get_current_context().exit(1 if bad else 0)
 
 
 def _lines(check: Check) -> list[str]:
-    mark = {True: paint("✓", "green"), False: paint("✗", "red"), None: paint("!", "yellow")}[check.ok]
+    good, bad = ("✓", "✗") if shows("✓✗") else ("+", "x")
+    mark = {True: paint(good, "green"), False: paint(bad, "red"), None: paint("!", "yellow")}[check.ok]
     lines = [f"{mark} {check.name}: {escape(check.text)}"]
     return lines if check.ok or not check.hint else [*lines, f"    {escape(check.hint)}"]
 

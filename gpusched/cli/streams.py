@@ -25,6 +25,15 @@ def prepare() -> None:
             stream.reconfigure(errors="replace")
 
 
+def shows(text: str) -> bool:
+    """Whether standard output has these letters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
 def print_nothing_more() -> None:
     """Standard output takes no more: Python must not complain at exit about what it cannot flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

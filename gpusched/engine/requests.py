@@ -100,7 +100,9 @@ def _one(turn: Turn, event: JobRequest, job: Job) -> Answer:
 
 def _cancel(turn: Turn, job: Job, caller: Caller) -> str:
     if job.state.final:
-        raise Refused(f"job {job.key} has ended already ({job.state})")
+        raise Refused(
+            f"job {job.key} has ended already ({job.state})", f"see how it ended: gpusched show {job.key}"
+        )
     if job.state is JobState.PENDING:
         because = f"cancelled by {caller.user}"
         job = turn.put_job(
@@ -135,7 +137,7 @@ def _hold(turn: Turn, job: Job, caller: Caller) -> str:
 
 def _release(turn: Turn, job: Job, caller: Caller) -> str:
     if job.hold is None:
-        raise Refused(f"job {job.key} is not held")
+        raise Refused(f"job {job.key} is not held", f"see what it does or waits for: gpusched why {job.key}")
     if job.hold.kind is HoldKind.ADMIN and not caller.admin:
         raise NotAllowed(f"job {job.key} is held by an administrator ({job.hold.reason})", "ask them to release it")
     job = turn.put_job(job, hold=None, unasked_requeues=0, failed_starts=0, losses=0)
@@ -145,7 +147,7 @@ def _release(turn: Turn, job: Job, caller: Caller) -> str:
 
 def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
     if job.state is JobState.PENDING:
-        raise Refused(f"job {job.key} is waiting already")
+        raise Refused(f"job {job.key} is waiting already", f"see what for: gpusched why {job.key}")
     if job.state.live:
         _ask_back(turn, job, caller, StopKind.REQUEUE)
         return "asked to save and leave; it then waits again"
@@ -163,21 +165,28 @@ def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
 
 def _preempt(turn: Turn, job: Job, caller: Caller) -> str:
     if not job.state.live:
-        raise Refused(f"job {job.key} is {job.state}: it has no device to give back")
+        raise Refused(
+            f"job {job.key} is {job.state}: it has no device to give back", f"see: gpusched show {job.key}"
+        )
     _ask_back(turn, job, caller, StopKind.YIELD)
     return "asked to save and give its devices back; it keeps its place in the queue"
 
 
 def _ask_back(turn: Turn, job: Job, caller: Caller, kind: StopKind) -> None:
     if job.state is JobState.STOPPING and job.stop is not None:
-        raise Refused(f"job {job.key} is leaving already: {job.stop.phrase()}")
+        raise Refused(
+            f"job {job.key} is leaving already: {job.stop.phrase()}",
+            f"wait a moment, or end it for good: gpusched cancel {job.key}",
+        )
     ask_to_stop(turn, job, Stop(kind, turn.now.boot + grace(turn, job), by=caller.user))
 
 
 def _checkpoint(turn: Turn, job: Job, caller: Caller) -> str:
     attempt = turn.state.view.live.get(job.id)
     if job.state is not JobState.RUNNING or attempt is None:
-        raise Refused(f"job {job.key} is {job.state}: only a running job can save")
+        raise Refused(
+            f"job {job.key} is {job.state}: only a running job can save", f"see what it does: gpusched why {job.key}"
+        )
     if not attempt.watching:
         raise Refused(
             f"job {job.key} does not watch for requests, so it cannot be asked to save and go on",

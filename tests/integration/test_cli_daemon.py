@@ -104,6 +104,13 @@ def test_a_daemon_that_fails_shows_its_last_words(home, monkeypatch):
     assert "earlier start" not in result.err and "gpusched daemon run" in result.err
 
 
+def test_a_daemon_that_ends_without_a_word_sends_people_to_the_doctor(home, monkeypatch):
+    monkeypatch.setattr(autostart, "daemon_command", lambda more=(): [sys.executable, "-c", "raise SystemExit(1)"])
+    result = gpusched("submit", "true")
+    assert result.code == 69
+    assert "left no word, as happens on a full disk" in result.err and "gpusched doctor" in result.err
+
+
 @pytest.mark.parametrize("how", ["variable", "config"])
 def test_starting_on_demand_can_be_switched_off(home, monkeypatch, how):
     if how == "variable":

@@ -143,7 +143,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
     engine, view = service.loop.engine, service.loop.engine.view
     if job.state is not JobState.PENDING:
         shown = service.view_many([job], attempts)[0]
-        text = shown["reason_text"] or _no_need(shown)
+        text = _no_need(shown) if shown["ended_at"] or not shown["reason_text"] else shown["reason_text"]
         return {
             "job": job.key, "state": str(job.state), "reason": shown["reason"], "text": text, "next": "",
             "ahead": [], "devices": [], "victims": [],
