@@ -47,6 +47,10 @@ class Style:
     watch: float | None = None
 
 
+# What a narrow terminal can do without, the first first.
+_LEAST_WANTED = ("progress", "gpu_hours", "preempted", "user", "gpus", "qos", "exit", "elapsed", "time")
+
+
 def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options every list has. The command gets them as keyword arguments and makes a Style with `style_of`."""
     for option in reversed(
@@ -141,7 +145,7 @@ def print_list(rows: Sequence[Json], default: Sequence[str], fields: Fields, sty
     elif style.csv:
         _print_csv(rows, names, fields, style.noheader)
     else:
-        _print_table(rows, names, fields, style.noheader)
+        _print_table(rows, names, fields, style)
 
 
 def csv_cell(value: Any) -> str:
@@ -167,15 +171,17 @@ def _print_csv(rows: Iterable[Json], names: Sequence[str], fields: Fields, nohea
     writer.writerows([csv_cell(value_of(row, name, fields)) for name in names] for row in rows)
 
 
-def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, noheader: bool) -> None:
+def _print_table(rows: Sequence[Json], names: Sequence[str], fields: Fields, style: Style) -> None:
     """Column by column, because a queue may have ten thousand rows."""
-    headers = [] if noheader else [[fields[name].header or name.upper()] for name in names]
+    headers = [] if style.noheader else [[fields[name].header or name.upper()] for name in names]
     columns = [texts_of(rows, name, fields) for name in names]
     if headers:
         columns = [header + column for header, column in zip(headers, columns, strict=True)]
     widths = [max(map(cell_width, column), default=0) for column in columns]
     if sys.stdout.isatty():
-        _fit(widths, names)
+        kept = _fit(widths, names, may_drop=not style.fields)
+        names, columns = [names[place] for place in kept], [columns[place] for place in kept]
+        widths = [widths[place] for place in kept]
     colored = settings.color(sys.stdout)
     for place, (name, width) in enumerate(zip(names, widths, strict=True)):
         columns[place] = _padded(columns[place], width, fields[name].right)
@@ -215,8 +221,11 @@ def cell_width(text: str) -> int:
     return sum(2 if east_asian_width(char) in "WF" else 0 if combining(char) else 1 for char in text)
 
 
-def _fit(widths: list[int], names: Sequence[str]) -> None:
-    """On a terminal, shorten the name and then the last column until a row fits on a line."""
+def _fit(widths: list[int], names: Sequence[str], may_drop: bool) -> list[int]:
+    """On a terminal, shorten the name and then the last column until a row fits on a line.
+
+    Where that is not enough and nobody has chosen the columns, leave some out. Returns the places of those that stay.
+    """
     from shutil import get_terminal_size
 
     over = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size()[0]
@@ -225,6 +234,14 @@ def _fit(widths: list[int], names: Sequence[str]) -> None:
         cut = max(0, min(over, widths[place] - least))
         widths[place] -= cut
         over -= cut
+    kept = list(range(len(widths)))
+    for name in _LEAST_WANTED if may_drop else ():
+        if over > 0 and name in names[:-1]:
+            kept.remove(names.index(name))
+            over -= widths[names.index(name)] + 2
+    if len(kept) < len(widths):
+        widths[-1] = max(8, widths[-1] - over)  # all that is left of the line
+    return kept
 
 
 def repeat(show: Callable[[], None], every: float | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import termios
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -220,3 +221,38 @@ def _greet(listener: socket.socket) -> None:
         with connection, suppress(OSError):
             connection.recv(4096)
             connection.sendall(b"220 this is a mail server\r\n")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_line_of_a_list_is_longer_than_the_terminal(place: Place, width: int) -> None:
+    key = place.sh("true", hold=True, gpus=0, name="a-rather-long-name-of-a-job", comment="seen")
+    ended = place.sh("true", gpus=0, name="日本語の長い名前の仕事")
+    place.ended(ended)
+    for words in (["queue", "-j", key], ["history", "--limit", "3"]):
+        lines = _on_a_terminal(place, width, *words)
+        assert len(lines) >= 2 and max(map(_cells, lines)) <= width, lines
+        assert lines[0].split()[0] == "JOBID"
+    place.client.cancel([key])
+
+
+def _on_a_terminal(place: Place, width: int, *words: str) -> list[str]:
+    """What a command prints on a terminal of so many columns."""
+    ours, theirs = os.openpty()
+    env = {name: value for name, value in place.env.items() if name not in ("COLUMNS", "LINES")}
+    termios.tcsetwinsize(theirs, (24, width))
+    command = [*COMMAND, *words]
+    with subprocess.Popen(command, env=env, cwd=place.work, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL):
+        os.close(theirs)
+        said = b""
+        while data := _read(ours):
+            said += data
+    os.close(ours)
+    return said.decode().replace("\r", "").splitlines()
+
+
+def _read(fd: int) -> bytes:
+    """What is there, and nothing once the other end is closed (which is an error on a terminal)."""
+    try:
+        return os.read(fd, 65536)
+    except OSError:
+        return b""
