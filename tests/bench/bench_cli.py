@@ -1,5 +1,6 @@
 """What a command costs: processor time and wall time of `gpusched submit` and `queue` against `python -c pass`.
 
+In a directory that is in no git work tree: in one, submit also waits for `git status`, which costs what the tree costs.
 Interleaved, so that a busy machine slows all alike; medians. Run by hand: python tests/bench/bench_cli.py [rounds].
 """
 
@@ -18,10 +19,10 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 AIM = 70.0  # ms of processor time above a bare interpreter
 
 
-def spend(command: list[str], env: dict[str, str]) -> tuple[float, float]:
+def spend(command: list[str], env: dict[str, str], cwd: Path | None = None) -> tuple[float, float]:
     """Milliseconds of wall and of processor time for one command, which must succeed."""
     begin = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, **QUIET)
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, **QUIET)
     _, status, used = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -42,7 +43,7 @@ def main(rounds: int) -> None:
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for number in range(rounds + 2):
             for name, command in commands.items():
-                cost = spend(command, stage.environment)
+                cost = spend(command, stage.environment, stage.home)
                 if number >= 2:  # the first ones warm the page cache
                     taken[name].append(cost)
     base_wall, base_cpu = (median(values) for values in zip(*taken["python -c pass"], strict=True))
