@@ -216,6 +216,7 @@ class Daemon:
         if failed is not None:
             log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=failed)
         log.info("the daemon ends; %d attempts live on", len(self.loop.engine.view.live))
+        await self.service.end_waiting()  # the server waits for answers that are under way
         await server.cleanup()
         self.timers.stop()
         self.doorbell.close()

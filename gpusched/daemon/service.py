@@ -34,6 +34,7 @@ class Service:
     uid: int
     stop: Callable[[], None]
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)  # told after every step that changed a job
+    ending: bool = False  # nobody is kept waiting any more
     last_submits: dict[int, list[str]] = field(default_factory=dict)  # uid → keys, newest first
 
     def on_step(self, step: Step) -> None:
@@ -41,6 +42,11 @@ class Service:
             self._telling = asyncio.get_running_loop().create_task(self._tell())
 
     _telling: asyncio.Task[None] | None = None
+
+    async def end_waiting(self) -> None:
+        """Answer everybody who waits for a job with how it stands: the daemon ends."""
+        self.ending = True
+        await self._tell()
 
     async def _tell(self) -> None:
         async with self.moved:

@@ -24,6 +24,12 @@ def quiet(tmp_path: Path, zygote: Any) -> Any:
 
 
 
+def sockets(place: Place) -> int:
+    """How many sockets the daemon has open: one more for each who waits."""
+    names = (os.readlink(f"/proc/{place.pid}/fd/{name}") for name in os.listdir(f"/proc/{place.pid}/fd"))
+    return sum(name.startswith("socket:") for name in names)
+
+
 def test_after_a_restart_no_process_of_our_jobs_is_taken_for_a_stranger(quiet: Place) -> None:
     key = quiet.sh("exec sleep 600", gpus=1)
     quiet.running(key)
@@ -153,3 +159,28 @@ def test_many_who_wait_for_many_jobs_are_all_told_and_then_leave_nothing(own: Pl
         thread.join()
     assert len(told) == 30 + 20 + 1 and set(told) == {"COMPLETED"}, told
     assert own.client.wait(keys[0], 0.0)["state"] in FINAL
+
+
+def test_who_waits_is_told_how_things_stand_when_the_daemon_ends(own: Place) -> None:
+    key = own.sh("sleep 600", gpus=0)
+    own.running(key)
+    answers: list[Any] = []
+
+    def wait() -> None:
+        client = Client(str(own.state / "gpusched.sock"))
+        try:
+            answers.append(client.wait(key, 50.0)["state"])
+        except Exception as error:
+            answers.append(error)
+        finally:
+            client.close()
+
+    before = sockets(own)
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: sockets(own) >= before + 3, "three who wait")
+    own.stop()
+    for thread in threads:
+        thread.join()
+    assert answers == ["RUNNING"] * 3

@@ -178,7 +178,7 @@ async def wait(service: Service, call: Call) -> dict[str, Any]:
     wanted = read_key(call.path["job"])
     with suppress(TimeoutError):
         async with asyncio.timeout(patience), service.moved:
-            await service.moved.wait_for(lambda: not service.unfinished(*wanted))
+            await service.moved.wait_for(lambda: service.ending or not service.unfinished(*wanted))
     jobs, attempts, whole_array = await _one(service, call)
     shown = service.view_many(jobs, attempts)
     return {"elements": shown} if whole_array else shown[0]
