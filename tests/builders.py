@@ -15,16 +15,16 @@ the engine away and builds it anew from what was committed and what is still the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
+
+from things import GIB, PEOPLE, Gpu, Process, gpu, may_start, spec
 
 from gpusched.engine import invariants
 from gpusched.engine.engine import Engine
 from gpusched.model.actions import Action, Ask, Asked, Kill, Launch
 from gpusched.model.changes import Answer, Step, Submitted
 from gpusched.model.clock import Instant
-from gpusched.model.dependency import parse_dependency
-from gpusched.model.device import DeviceReading, Health, Occupancy
 from gpusched.model.errors import GpuschedError
 from gpusched.model.events import (
     AttemptExited,
@@ -45,72 +45,14 @@ from gpusched.model.events import (
     UpdateRequested,
     Woke,
 )
-from gpusched.model.job import Attempt, AttemptKey, Caller, Job, JobSpec, Request, Share
+from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved
 from gpusched.policy import explain
 from gpusched.store.memory import MemoryStore
 
-GIB = 1024
-PEOPLE = {
-    "ann": Caller(1001, 1001, "ann"),
-    "bob": Caller(1002, 1002, "bob"),
-    "root": Caller(0, 0, "root", admin=True),
-}
-SPEC_FIELDS = (
-    "name", "qos", "time_limit", "warn", "begin", "cron", "grace", "requeue", "max_requeues", "cancel_on_bad_dependency"
-)  # fmt: skip
-REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition")
+__all__ = ["GIB", "PEOPLE", "Gpu", "Process", "World", "gpu", "spec"]
 A = TypeVar("A", bound=Action)
-
-
-@dataclass
-class Gpu:
-    """What is true of one device."""
-
-    index: int
-    name: str = "NVIDIA RTX 4090"
-    total_mib: int = 24 * GIB
-    foreign_mib: int = 0
-    residual_mib: int = 0
-    fault: str = ""
-    missing: bool = False
-
-    @property
-    def uuid(self) -> str:
-        return f"GPU-{self.index}"
-
-
-@dataclass
-class Process:
-    """What is true of one attempt: it was launched, so it exists, whatever the engine knows of it."""
-
-    shares: tuple[Share, ...]
-    started: bool = False
-    watching: bool = False
-    saved: Saved | None = None
-    outcome: Outcome | None = None  # exit.json
-    asked: list[Ask] = field(default_factory=list)
-    killed: int = 0
-    on: set[str] = field(default_factory=set)  # devices on which memory of it is still to be seen
-
-    @property
-    def alive(self) -> bool:
-        return self.outcome is None
-
-
-def gpu(index: int, name: str = "NVIDIA RTX 4090", gib: int = 24) -> Gpu:
-    return Gpu(index, name, gib * GIB)
-
-
-def spec(**wanted: Any) -> JobSpec:
-    """A job's spec from the flat names that `submit` takes. `after` is the text of a dependency."""
-    after = wanted.pop("after", None)
-    request = Request(**{name: wanted.pop(name) for name in REQUEST_FIELDS if name in wanted})
-    fields = {name: wanted.pop(name) for name in SPEC_FIELDS if name in wanted}
-    assert not wanted, f"unknown: {wanted}"
-    dependency = parse_dependency(after) if after else None
-    return JobSpec(("train",), "/home/ann", request=request, dependency=dependency, **fields)
 
 
 class World:
@@ -183,7 +125,7 @@ class World:
         if process.saved is not None:
             facts.append(AttemptSaved(key, process.saved))
         if process.outcome is not None:
-            facts.append(AttemptExited(key, process.outcome, self._clear(process)))
+            facts.append(AttemptExited(key, process.outcome, process.clear))
         return facts
 
     def _perform(self, action: Action) -> None:
@@ -198,15 +140,9 @@ class World:
                 pass
 
     def _launch(self, key: AttemptKey, shares: tuple[Share, ...]) -> None:
-        assert key not in self.processes, f"attempt {key} is launched a second time"
-        for other, process in self.processes.items():
-            assert not (process.alive and other.job_id == key.job_id), f"{key} starts while {other} lives"
-            for share in shares:
-                theirs = [s for s in process.shares if s.uuid == share.uuid and (process.alive or s.uuid in process.on)]
-                both_share = share.mem_mib is not None and all(s.mem_mib is not None for s in theirs)
-                assert not theirs or both_share, f"{share.uuid} is given to {key} while {other} is there"
-        for share in shares:
-            assert share.uuid in {g.uuid for g in self.gpus}, f"{key} is launched on {share.uuid}, which is not there"
+        known = {g.uuid for g in self.gpus}
+        assert all(share.uuid in known for share in shares), f"{key} is launched on a device that is not there: {shares}"
+        may_start(self.processes, key, shares)
         self.processes[key] = Process(shares, on={share.uuid for share in shares})
 
     def _reasons_are_true(self) -> None:
@@ -340,29 +276,17 @@ class World:
         process.outcome = outcome
         free = [f"GPU-{i}" for i in clear] if not isinstance(clear, bool) else [s.uuid for s in process.shares] * clear
         process.on -= set(free)
-        return AttemptExited(key, outcome, self._clear(process))
-
-    @staticmethod
-    def _clear(process: Process) -> tuple[str, ...]:
-        return tuple(s.uuid for s in process.shares if s.uuid not in process.on)
+        return AttemptExited(key, outcome, process.clear)
 
     # ---- devices and time -----------------------------------------------------------------------------------
 
     def reading(self) -> DevicesSampled:
         if self.probe_error is not None:
             return DevicesSampled((), self.probe_error)
-        return DevicesSampled(tuple(self._occupancy(g) for g in self.gpus if not g.missing))
+        return DevicesSampled(tuple(g.occupancy(self.processes) for g in self.gpus if not g.missing))
 
     def sample(self) -> None:
         self.handle(self.reading())
-
-    def _occupancy(self, device: Gpu) -> Occupancy:
-        own = tuple(key for key, process in self.processes.items() if device.uuid in process.on)
-        health = Health.FAILED if device.fault else Health.OK
-        reading = DeviceReading(
-            device.uuid, device.index, device.name, device.total_mib, 0, health=health, fault=device.fault
-        )
-        return Occupancy(reading, own, foreign_mib=device.foreign_mib, residual_mib=device.residual_mib)
 
     def leaves(self, job: int, attempt: int | None = None) -> None:
         """The memory of an ended attempt is gone from all its devices; the next sample shows it."""
