@@ -31,7 +31,7 @@ class Story:
     def __init__(self, stage: Stage, screen: Screen, *, fast: bool) -> None:
         self._stage = stage
         self._screen = screen
-        self._epochs = 6 if fast else 14
+        self._epochs = 6 if fast else 12
         self._pace_ms = 15 if fast else 25
         self._deadline = time.monotonic() + DEADLINE
         self._names: dict[str, str] = {}  # job key → name
