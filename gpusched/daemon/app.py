@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ from gpusched.rundir import boot_id
 from gpusched.store.sqlite import SqliteStore
 
 log = logging.getLogger("gpusched")
+LOCK_PATIENCE = 2.0  # seconds that a killed daemon may take to let go of the lock
 
 
 def serve(
@@ -107,18 +109,36 @@ def _log_to_stderr(level: str) -> None:
 def _take_lock(places: Places) -> int:
     """The lock decides who is the daemon of this state directory, not the socket file. Raises Refused."""
     fd = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    patience = time.monotonic() + LOCK_PATIENCE
+    while not _locked(fd):
         pid = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise Refused(
-            f"another daemon (process {pid}) already works on {places.state}",
-            "use it as it is, or end it first: gpusched daemon stop",
-        ) from None
+        if _is_running(pid) or time.monotonic() > patience:
+            os.close(fd)
+            raise Refused(
+                f"another daemon (process {pid}) already works on {places.state}",
+                "use it as it is, or end it first: gpusched daemon stop",
+            )
+        time.sleep(0.02)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_running(pid: str) -> bool:
+    """Not so for a daemon that was killed and lets go of the lock any moment."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 @dataclass(slots=True)
