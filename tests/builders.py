@@ -141,7 +141,7 @@ class World:
 
     def _launch(self, key: AttemptKey, shares: tuple[Share, ...]) -> None:
         known = {g.uuid for g in self.gpus}
-        assert all(share.uuid in known for share in shares), f"{key} is launched on a device that is not there: {shares}"
+        assert all(share.uuid in known for share in shares), f"{key} is launched on devices that are not there"
         may_start(self.processes, key, shares)
         self.processes[key] = Process(shares, on={share.uuid for share in shares})
 
@@ -253,8 +253,8 @@ class World:
             outcome = Outcome(OutcomeKind.EXITED, code=code, saved=saved)
         self.ends(job, outcome, clear, attempt)
 
-    def lost(self, job: int, clear: bool = True) -> None:
-        self.ends(job, Outcome(OutcomeKind.LOST, text="its supervisor is gone"), clear)
+    def lost(self, job: int) -> None:
+        self.ends(job, Outcome(OutcomeKind.LOST, text="its supervisor is gone"))
 
     def launch_fails(self, job: int, text: str = "no such file: train") -> None:
         self.ends(job, Outcome(OutcomeKind.LAUNCH_FAILED, errno=2, text=text))
@@ -326,8 +326,7 @@ class World:
         self._set(index, foreign_mib=mib)
 
     def _set(self, index: int, **what: Any) -> None:
-        for name, value in what.items():
-            setattr(self._gpu(index), name, value)
+        vars(self._gpu(index)).update(what)
         self.sample()
 
     def passes(self, seconds: float) -> None:
@@ -398,4 +397,4 @@ class World:
         return [action.attempt.job_id for action in self.take(Kill)]
 
     def nothing_left(self) -> None:
-        assert not self.pending, f"more happened than was expected: {self.pending}"
+        assert not self.pending, f"more than expected: {self.pending}"

@@ -42,7 +42,7 @@ class Gpu:
 
     def occupancy(self, processes: Mapping[AttemptKey, Process]) -> Occupancy:
         """What a sample shows of this device."""
-        own = tuple(key for key, process in processes.items() if self.uuid in process.on)
+        own = tuple(key for key, process in processes.items() if self.uuid in process.on and not self.fault)
         health = Health.FAILED if self.fault else Health.OK
         reading = DeviceReading(self.uuid, self.index, self.name, self.total_mib, 0, health=health, fault=self.fault)
         return Occupancy(reading, own, foreign_mib=self.foreign_mib, residual_mib=self.residual_mib)
@@ -72,7 +72,7 @@ class Process:
 
 
 def may_start(processes: Mapping[AttemptKey, Process], key: AttemptKey, shares: tuple[Share, ...]) -> None:
-    """Raises AssertionError if the attempt is started a second time, beside another of its job, or on a taken device."""
+    """Raises AssertionError if the attempt exists already, or starts beside another of its job or on a taken device."""
     assert key not in processes, f"attempt {key} is launched a second time"
     for other, process in processes.items():
         assert not (process.alive and other.job_id == key.job_id), f"{key} starts while {other} lives"

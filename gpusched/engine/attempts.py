@@ -27,7 +27,9 @@ def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
         created=turn.now.boot,
         created_at=turn.now.wall,
     )
-    job = turn.put_job(job, state=JobState.STARTING, attempt=attempt.number, earmark=(), bypassed=0, yielding=False)
+    job = turn.put_job(
+        job, state=JobState.STARTING, attempt=attempt.number, earmark=(), bypassed=0, yielding=False, patient=False
+    )
     turn.put_attempt(attempt)
     turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
     turn.act(Launch(attempt.key, job, shares))
@@ -146,6 +148,7 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         unasked_requeues=verdict.unasked_requeues,
         losses=verdict.losses,
         yielding=verdict.yielding,
+        patient=verdict.yielding or (job.patient and verdict.state is JobState.PENDING),
         hold=verdict.hold or job.hold,
         ended_at=turn.now.wall if verdict.state.final else None,
         ended_because=verdict.because if verdict.state.final else "",

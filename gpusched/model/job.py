@@ -138,6 +138,7 @@ class Job:
     earmark: tuple[str, ...] = ()  # devices that its victims are leaving for this job
     bypassed: int = 0  # later jobs that started on devices this one was waiting for
     yielding: bool = False  # others may have its devices first, once
+    patient: bool = False  # it gave its devices back: it asks nobody to leave until it has run again
     dependency_met: bool = True
     dependency_failed: bool = False  # can never be met
     eligible_at: float | None = None  # wall clock: when it could first have been started; the start of its wait

@@ -180,7 +180,7 @@ class _Failed:
     def _alike(bucket: Bucket) -> tuple[object, ...]:
         """What two requests must have in common for their sizes to be comparable."""
         request = bucket.request
-        return bucket.qos, request.shared, request.gpu_type, request.partition, request.gpus == 0
+        return bucket.qos, bucket.patient, request.shared, request.gpu_type, request.partition, request.gpus == 0
 
 
 def _goes_past(view: View, waiting: Job | None, uuids: tuple[str, ...]) -> int | None:

@@ -287,6 +287,9 @@ def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
             verdicts.append(VictimVerdict(job_id, True, f"QoS {job.spec.qos} may preempt {other.spec.qos}"))
         elif other.state is JobState.STOPPING and other.stop is not None:
             verdicts.append(VictimVerdict(job_id, False, f"is leaving already: {other.stop.phrase()}"))
+        elif job.patient:
+            text = f"job {job.key} gave its devices back and asks nobody to leave until it has run again"
+            verdicts.append(VictimVerdict(job_id, False, text))
         else:
             verdicts.append(VictimVerdict(job_id, False, f"QoS {job.spec.qos} may not preempt {other.spec.qos}"))
     return tuple(verdicts)

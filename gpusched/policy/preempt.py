@@ -41,9 +41,12 @@ def candidates(view: View, job: Job) -> list[Attempt]:
 
 
 def may_leave(view: View, victim: Job, job: Job) -> bool:
-    """`victim` runs, is not being stopped already, and is of a level that `job`'s level may preempt."""
+    """`victim` runs, is not being stopped already, and is of a level that `job`'s level may preempt.
+
+    A job whose owner gave its devices back does not take them from those who got them.
+    """
     running = victim.state in (JobState.STARTING, JobState.RUNNING)
-    return running and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
+    return running and not job.patient and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
 
 
 def plan_preemption(view: View, job: Job, guarded: Container[str] = ()) -> Plan | None:

@@ -44,6 +44,7 @@ class Bucket(NamedTuple):
     """Waiting jobs that are interchangeable for placement: if the first does not fit, none of the others does."""
 
     yielding: bool
+    patient: bool
     qos: str
     request: Request
     limited_array: int  # array id if the array has a %limit, else 0
@@ -136,7 +137,7 @@ class View:
 
     def bucket(self, job: Job) -> Bucket:
         limited = job.array.array_id if job.array and job.array.limit else 0
-        return Bucket(job.yielding, job.spec.qos, job.spec.request, limited)
+        return Bucket(job.yielding, job.patient, job.spec.qos, job.spec.request, limited)
 
     def waiting(self) -> Iterator[Job]:
         """All jobs that wait for devices only, in no particular order."""

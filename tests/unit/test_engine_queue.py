@@ -10,7 +10,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.events import CronFired
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
-from gpusched.policy.explain import Word
+from gpusched.policy.explain import Word, victims
 
 
 def test_within_a_level_first_come_is_first_served():
@@ -139,16 +139,40 @@ def test_an_array_larger_than_the_rules_allow_is_refused_and_takes_no_ids():
 
 def test_a_job_that_gives_its_device_back_lets_others_go_first_once():
     world = World(1)
-    polite, other, third = world.submit(), world.submit(qos="low"), world.submit(qos="low")
+    polite, other, third = world.submit(), world.submit(), world.submit()
     world.started(polite)
     world.preempt(polite)
     assert world.asked_to_stop() == [polite]
     world.exits(polite, code=85)
-    assert world.running() == {other}  # even of a lower level
+    assert world.running() == {other}
     world.exits(other)
     assert world.running() == {polite}  # then it has its old place again
     world.exits(polite)
     assert world.running() == {third}
+
+
+def test_a_job_that_gave_its_device_back_does_not_take_it_from_a_lower_level_until_it_has_run_again():
+    world = World(1)
+    polite, low = world.submit(), world.submit(qos="low")
+    world.preempt(polite)
+    world.exits(polite, code=85)
+    assert world.running() == {low}
+    assert world.asked_to_stop() == [polite]  # and nobody since
+    assert "gave its devices back" in victims(world.engine.view, world.job(polite))[0].text
+    normal = world.submit()
+    assert world.asked_to_stop() == [low]  # others may
+    world.exits(low, code=85)
+    world.exits(normal)
+    assert world.running() == {polite}
+    assert not world.job(polite).patient
+
+
+def test_an_element_of_a_limited_array_gets_the_devices_it_was_promised():
+    world = World(1)
+    low = world.submit(qos="low")
+    first, second = world.submitted(array="0-1%1", qos="high").job_ids
+    world.exits(low, code=85)
+    assert world.states(first, second) == [JobState.STARTING, JobState.PENDING]
 
 
 def test_a_job_that_yields_with_nobody_waiting_goes_on_by_itself():

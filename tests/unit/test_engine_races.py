@@ -138,6 +138,15 @@ def test_a_sharing_preemptor_does_not_wait_for_a_share_that_is_no_longer_there()
     assert world.job(high).earmark == (f"GPU-{1 - world.where(victim)[0]}",)
 
 
+def test_a_victim_that_turns_out_not_to_be_needed_is_not_touched():
+    # taken in order the young small job would leave first; with the gang's two devices it need not
+    world = World(3)
+    gang, small = world.submit(gpus=2, qos="low"), world.submit(qos="low")
+    world.submit(gpus=2, qos="high")
+    assert world.asked_to_stop() == [gang]
+    assert world.states(small) == [GOES]
+
+
 def test_two_preemptors_at_once_never_count_on_the_same_devices():
     world = World(2)
     lows = [world.submit(qos="low") for _ in range(2)]

@@ -76,6 +76,25 @@ def test_the_time_limit_counts_from_the_start_of_each_attempt():
     assert world.states(job) == [JobState.STOPPING]
 
 
+def test_a_restart_of_the_daemon_does_not_start_the_time_anew():
+    world = World(1)
+    job = world.submit(time_limit=100.0)
+    world.started(job)
+    world.passes(60)
+    world.crash()
+    world.passes(50)
+    assert world.states(job) == [JobState.STOPPING]
+
+
+def test_a_grace_period_that_ended_while_the_daemon_was_away_ends_in_a_kill_at_once():
+    world = World(1)
+    job = world.submit(grace=20.0)
+    world.cancel(job)
+    world.now = world.now.later(60)
+    world.crash()
+    assert world.killed() == [job]
+
+
 def test_a_longer_limit_given_while_the_job_runs_counts_and_a_shorter_one_too():
     world = World(1)
     job = world.submit(time_limit=100.0)

@@ -146,6 +146,15 @@ def test_a_job_that_is_lost_again_and_again_ends_as_lost():
     assert "3 times in a row" in world.job(job).ended_because
 
 
+def test_a_job_that_saves_before_each_loss_comes_back_for_ever():
+    world = World(1, rules=Rules(max_requeues=1))
+    job = world.submit()
+    for step in range(6):
+        world.saves(job, step)
+        world.lost(job)
+    assert world.states(job) == [JobState.STARTING]
+
+
 def test_preemptions_do_not_count_as_losses():
     world = World(1, rules=Rules(max_requeues=1))
     low = world.submit(qos="low")
