@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import socket
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import assert_never
@@ -17,13 +19,14 @@ from gpusched.daemon.watch import Watcher
 from gpusched.launch.environ import job_environment
 from gpusched.model.actions import Action, Ask, Forget, Kill, Launch, LookAgain
 from gpusched.model.errors import GpuschedError
-from gpusched.model.events import AttemptExited
+from gpusched.model.events import AttemptExited, ScriptChanged
 from gpusched.model.job import AttemptKey, Environment, Job
 from gpusched.model.state import Outcome, OutcomeKind
 from gpusched.ports import Launcher, LaunchError, LaunchOrder
 
 log = logging.getLogger(__name__)
 KEEP_ENVIRONMENTS = 32
+LARGEST_SCRIPT = 8 << 20  # bytes; a larger one is no script, and is not compared
 FORGET_AFTER = 0.25  # seconds
 AGAIN = 1.0  # seconds after which what failed (no room on the disk, no free descriptor) is tried again
 LAST_STARTS = 30.0  # seconds that starts which are under way have when the daemon ends
@@ -112,6 +115,16 @@ class Performer:
         if attempt is not None and attempt.live:
             self._watcher.follow(attempt)
 
+    async def _compare_script(self, action: Launch) -> None:
+        """Have the job's story say so if its script is not the one that was submitted."""
+        source = action.job.spec.source
+        if source.script is None or source.script_sha256 is None:
+            return
+        path = os.path.join(action.job.spec.cwd, source.script)
+        found = await asyncio.to_thread(_sha256, path)
+        if found != source.script_sha256:
+            self._loop.post_soon(ScriptChanged(action.attempt, found))
+
     async def _taken_back(self, key: AttemptKey) -> bool:
         """Whether the start that failed can never happen any more. A full disk can forbid even that: then later."""
         while True:
@@ -157,6 +170,7 @@ class Performer:
             umask=job.spec.umask,
             banner=_banner(job, key),
         )
+        await self._compare_script(action)
         if self._lives(key):  # the engine was rebuilt meanwhile, perhaps, and has taken the start back
             await self._launcher.start(order)
 
@@ -205,6 +219,19 @@ def _has_checkpoint(path: str) -> bool:
             return any(True for _ in entries)
     except OSError:
         return False
+
+
+def _sha256(path: str) -> str | None:
+    """Of a regular file of sensible size; None for anything else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_SCRIPT:
+            return None
+        return hashlib.sha256(file.read(LARGEST_SCRIPT)).hexdigest()
 
 
 def _free_port() -> int:

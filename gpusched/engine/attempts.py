@@ -8,7 +8,7 @@ from gpusched.engine.dependencies import tell_dependents
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.engine.verdict import describe, judge
 from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
-from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching
+from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, ScriptChanged
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, OutcomeKind, Stop, StopKind
 
@@ -72,6 +72,17 @@ def on_saved(turn: Turn, event: AttemptSaved) -> None:
     turn.put_attempt(attempt, saved=event.saved)
     step = "" if event.saved.step is None else f" at step {event.saved.step}"
     turn.tell(job, "saved", f"saved{step}: {event.saved.checkpoint}")
+
+
+def on_script_changed(turn: Turn, event: ScriptChanged) -> None:
+    found = _current(turn, event.attempt, "script-changed")
+    if found is None:
+        return
+    job, attempt = found
+    source = job.spec.source
+    now = f"it has sha256 {event.sha256[:12]}…" if event.sha256 else "it cannot be read"
+    was = f"{(source.script_sha256 or '')[:12]}… was submitted"
+    turn.tell(job, "script-changed", f"attempt {attempt.number} runs a changed {source.script}: {now}, {was}")
 
 
 def ask_to_stop(turn: Turn, job: Job, stop: Stop) -> Job:

@@ -34,6 +34,7 @@ from gpusched.model.events import (
     DevicesSampled,
     Event,
     JobSubmitted,
+    ScriptChanged,
     ServiceStarted,
     ServiceStopping,
     Woke,
@@ -147,6 +148,8 @@ class Engine:
                 attempts.on_watching(turn, event)
             case AttemptSaved():
                 attempts.on_saved(turn, event)
+            case ScriptChanged():
+                attempts.on_script_changed(turn, event)
             case AttemptExited():
                 attempts.on_exited(turn, event)
             case DevicesSampled():

@@ -123,6 +123,14 @@ class AttemptSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptChanged:
+    """The attempt runs another script than the one that was submitted. sha256 None: it cannot be read any more."""
+
+    attempt: AttemptKey
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptExited:
     """The attempt's processes are gone and its end is known (or known to be unknown: LOST).
 
@@ -189,6 +197,7 @@ Event = (
     | AttemptStarted
     | AttemptWatching
     | AttemptSaved
+    | ScriptChanged
     | AttemptExited
     | DevicesSampled
     | Woke

@@ -211,3 +211,19 @@ def test_a_submit_with_hold_waits_for_release_and_a_comment_stays(place):
     job = place.ended(key)
     assert job["state"] == "COMPLETED" and job["comment"] == "why not"
     until(lambda: os.path.exists(job["output"]))
+
+
+def test_a_script_that_was_changed_after_the_submit_is_named_in_the_story(place, tmp_path):
+    script = tmp_path / "train.sh"
+    script.write_text("#!/bin/sh\n#GPUSCHED --gpus 0 --hold\necho one\n")
+    changed = place.cli("submit", "--parsable", str(script)).out.strip()
+    unchanged = place.cli("submit", "--parsable", str(script)).out.strip()
+    place.client.release([unchanged])
+    place.ended(unchanged)
+    script.write_text("#!/bin/sh\necho two\n")
+    place.client.release([changed])
+    place.ended(changed)
+    until(
+        lambda: any("runs a changed" in line for line in place.story(changed)), lambda: place.story(changed)
+    )
+    assert not any("runs a changed" in line for line in place.story(unchanged))

@@ -9,7 +9,8 @@ from gpusched.engine import verdict
 from gpusched.engine.attempts import KILL_AGAIN
 from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
 from gpusched.model.errors import Refused
-from gpusched.model.events import ServiceStopping
+from gpusched.model.events import ScriptChanged, ServiceStopping
+from gpusched.model.job import AttemptKey
 from gpusched.model.state import JobState
 
 SAVED = verdict.EXIT_SAVED
@@ -293,3 +294,14 @@ def test_a_save_is_refused_for_a_job_that_does_not_watch_and_asked_of_one_that_d
     world.saves(job, 5)
     assert (world.states(job), world.engine.view.live[job].saved.step) == ([JobState.RUNNING], 5)
     assert world.take(Kill) == []
+
+
+def test_a_changed_script_is_named_in_the_story_of_the_attempt_that_runs_it():
+    world = World(1)
+    job = world.submit()
+    world.started(job)
+    world.handle(ScriptChanged(world.key(job), "ab" * 32))
+    world.handle(ScriptChanged(AttemptKey(job, 7), "cd" * 32))  # of an attempt that is no more: dropped
+    told = [line for line in world.store.story(job) if line.kind == "script-changed"]
+    assert [(line.job_id, line.attempt) for line in told] == [(job, 1)]
+    assert "abababababab" in told[0].text
