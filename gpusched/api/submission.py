@@ -130,6 +130,18 @@ def _read(shape: type[Body], body: Any) -> Body:
         raise UsageError(f"{where}: {said}", f"see: {_HELP[shape]}; for programs: docs/api.md") from None
 
 
+def _refuse_one_directory_for_all(pattern: str) -> None:
+    """Elements of an array that save into one directory would resume from each other's checkpoints, in silence."""
+    names = [
+        expand(pattern, job_id=n, array_id=1, array_index=n, name="x", user="x", restart=0) for n in (1, 2)
+    ]
+    if names[0] == names[1]:
+        raise UsageError(
+            f"all elements of the array would save into the same directory {pattern!r}",
+            f"give each its own: --checkpoint-dir {pattern.rstrip('/')}/%A_%a",
+        )
+
+
 def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
     """The job's spec and its environment. Raises UsageError for what could never run."""
     environment = strip_scheduler_variables(body.env)
@@ -142,9 +154,11 @@ def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
     if any(not c.isprintable() for c in name):
         raise UsageError("the job's name contains characters that cannot be printed", "choose another: --name")
     output = body.output or ("gpusched-%A_%a.out" if body.array else "gpusched-%j.out")
-    for pattern in (output, body.error):
+    for pattern in (output, body.error, body.checkpoint_dir):
         if pattern is not None:
             expand(pattern, job_id=1, array_id=1, array_index=1, name=name, user="x", restart=0)
+    if body.array and body.checkpoint_dir:
+        _refuse_one_directory_for_all(body.checkpoint_dir)
     request = Request(
         body.gpus, body.gpu_mem_mib, body.shared, body.gpu_type, body.partition or rules.default_partition
     )

@@ -156,7 +156,8 @@ def submit_params() -> list[click.Option]:
         option("--grace", type=_SECONDS, metavar="TIME", help="Time to save when asked to stop: 60s, 2m."),
         option("--signal", type=Grammar("signal", parse_signal), metavar="SIG[@SEC]",
                help="Signal that asks the job to save (default TERM); @90: also 90 s before its time limit."),
-        option("--checkpoint-dir", type=click.Path(), metavar="DIR", help="Where the job keeps its checkpoints."),
+        option("--checkpoint-dir", type=click.Path(), metavar="DIR",
+               help="Where the job keeps its checkpoints; %j and so on as in --output."),
         option("-H", "--hold", is_flag=True, help="Do not start it before `gpusched release`."),
         option("--comment", type=Grammar("text", str), help="A note that show displays."),
     ]  # fmt: skip

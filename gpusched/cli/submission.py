@@ -47,7 +47,7 @@ def build(client: Client, values: Mapping[str, Any], command: Sequence[str], scr
     if values.get("keep_on_dep_fail"):
         body["cancel_on_bad_dependency"] = False
     if values.get("checkpoint_dir"):
-        body["checkpoint_dir"] = os.path.abspath(os.path.join(cwd, values["checkpoint_dir"]))
+        body["checkpoint_dir"] = values["checkpoint_dir"]  # a pattern: the daemon fills it in and puts it below cwd
     return {
         **body,
         "command": list(command),

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpusched.model.errors import UsageError
 from gpusched.model.job import AttemptKey, Job
 from gpusched.model.patterns import expand
 
@@ -57,23 +58,32 @@ class Places:
 
     def checkpoint_dir(self, job: Job) -> Path:
         """The job's own, stable over its attempts, unless it chose one."""
-        if job.spec.checkpoint_dir:
-            return Path(os.path.join(job.spec.cwd, job.spec.checkpoint_dir))
-        return self.state / "checkpoints" / str(job.id)
+        chosen = job.spec.checkpoint_dir
+        if not chosen:
+            return self.state / "checkpoints" / str(job.id)
+        if "%" in chosen:
+            # %r too stays what it was at the first attempt: a resumed one must find what the last one saved
+            with suppress(UsageError):  # from before patterns were read here: then the name is meant as it stands
+                chosen = _expanded(job, chosen, restart=0)
+        return Path(os.path.join(job.spec.cwd, chosen))
 
 
 def output_path(job: Job, pattern: str | None) -> str | None:
     """The absolute path of an output file, from its pattern."""
     if pattern is None:
         return None
+    return os.path.join(job.spec.cwd, _expanded(job, pattern, restart=job.restarts))
+
+
+def _expanded(job: Job, pattern: str, *, restart: int) -> str:
+    """Raises UsageError for a letter that no pattern knows."""
     array = job.array
-    name = expand(
+    return expand(
         pattern,
         job_id=job.id,
         array_id=array.array_id if array else job.id,
         array_index=array.index if array else 0,
         name=job.spec.name,
         user=job.owner.user,
-        restart=job.restarts,
+        restart=restart,
     )
-    return os.path.join(job.spec.cwd, name)

@@ -59,6 +59,11 @@ def parse_dependency(text: str) -> Dependency:
         try:
             relation = Relation(word)
         except ValueError:
+            if _is_job_key(word):
+                raise UsageError(
+                    f"dependency {part.strip()!r} does not say what must have happened",
+                    f"write: afterok:{word} (succeeded), afterany:{word} (ended) or --after {word}",
+                ) from None
             raise known("dependency type", word, [str(r) for r in Relation]) from None
         if relation is Relation.SINGLETON:
             if jobs:

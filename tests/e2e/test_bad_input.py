@@ -25,6 +25,7 @@ WRONG = [
     (["-a", "0-99999999", "true"], "more than 10000 elements", "split it"),
     (["-d", "afterok:999999", "true"], "job 999999: no such job", "gpusched queue --all"),
     (["-d", "afterfoo:1", "true"], "unknown dependency type 'afterfoo'", "afterany"),
+    (["-d", "42", "true"], "does not say what must have happened", "afterok:42"),
     (["-q", "superb", "true"], "unknown QoS 'superb'", "known: high, low, normal"),
     (["-p", "nope", "true"], "unknown partition 'nope'", "known: default"),
     (["--signal", "FOO", "true"], "unknown signal 'FOO'", "TERM"),

@@ -126,6 +126,24 @@ def test_output_patterns_name_job_array_element_name_user_and_restart(place):
     assert sorted(p.name for p in place.work.glob("*.e")) == sorted(f"{user}-{e['id']}.e" for e in elements)
 
 
+def test_a_checkpoint_directory_is_a_pattern_that_gives_each_element_its_own(place):
+    told = place.cli("submit", "-g", "0", "-a", "3,5", "--checkpoint-dir", "ck/%x-%a", "-J", "own", "sh", "-c",
+                     "echo $GPUSCHED_CHECKPOINT_DIR; touch $GPUSCHED_CHECKPOINT_DIR/here")  # fmt: skip
+    assert told.code == 0, told.err
+    for element in place.client.job(place.client.last()[0])["elements"]:
+        job = place.ended(element["job"])
+        assert job["state"] == "COMPLETED", place.output(element["job"])
+        expected = place.work / "ck" / f"own-{element['array_index']}"
+        assert job["checkpoint_dir"] == str(expected) and (expected / "here").exists()
+
+
+def test_elements_of_an_array_that_would_save_into_one_directory_are_refused(place):
+    told = place.cli("submit", "-g", "0", "-a", "3,5", "--checkpoint-dir", "ck/%A", "true")
+    assert told.code == 2 and "same directory" in told.err and "ck/%A/%A_%a" in told.err
+    unknown = place.cli("submit", "-g", "0", "--checkpoint-dir", "ck/%q", "true")
+    assert unknown.code == 2 and "%q" in unknown.err
+
+
 def test_the_environment_tells_a_job_its_devices_and_keeps_other_schedulers_out(place):
     key = place.submit(
         "sh", "-c", "env", gpus=2, env={"MINE": "1", "SLURM_JOB_ID": "9", "GPUSCHED_JOB_ID": "77"}

@@ -40,7 +40,7 @@ def test_every_option_reaches_the_daemon_as_the_api_names_it(daemon, tmp_path):
     words = shlex.split(
         "-J run1 -g h100:2 --gpu-mem 20G -q high -p big -A lab -t 1-12:00:00 -b 2030-01-01T00:00Z --after 1,2 "
         "-d afternotok:@~1 --keep-on-dep-fail -a 0-7%2 --env A=1 --env HOME -o o-%j -e e-%j --no-requeue "
-        "--max-requeues 3 --grace 2m --signal USR1@90 --checkpoint-dir ck -H --comment 'my note'"
+        "--max-requeues 3 --grace 2m --signal USR1@90 --checkpoint-dir ck/%j -H --comment 'my note'"
     )
     result = gpusched("submit", *words, "true")
     assert result.code == 0, result.err
@@ -50,7 +50,7 @@ def test_every_option_reaches_the_daemon_as_the_api_names_it(daemon, tmp_path):
         "account": "lab", "time_limit": 129600.0, "begin": 1893456000.0, "array": "0-7%2", "output": "o-%j",
         "dependency": "afterok:1:2,afternotok:40", "cancel_on_bad_dependency": False, "error": "e-%j",
         "requeue": False, "max_requeues": 3, "grace": 120.0, "signal": 10, "warn": 90.0, "hold": True,
-        "checkpoint_dir": str(tmp_path / "work" / "ck"), "comment": "my note", "cwd": str(tmp_path / "work"),
+        "checkpoint_dir": "ck/%j", "comment": "my note", "cwd": str(tmp_path / "work"),
         "command": ["true"],
     }  # fmt: skip
     assert {name: body[name] for name in expected} == expected
