@@ -25,6 +25,7 @@ from gpusched.daemon.board import Board
 from gpusched.daemon.clock import SystemClock
 from gpusched.daemon.config import Config, load_config
 from gpusched.daemon.loop import Loop
+from gpusched.daemon.orders import Orders
 from gpusched.daemon.perform import Performer
 from gpusched.daemon.places import Places
 from gpusched.daemon.reconcile import observe_attempts
@@ -175,12 +176,13 @@ class Daemon:
             self.probe.adapter, self.watcher, self.board, self.clock, self.loop.post,
             lambda: bool(self.loop.engine.view.leaving),
         )
-        self.performer = Performer(self.loop, self.launcher, self.watcher, self.sampler, places)
+        orders = Orders(self.loop, places)
+        self.performer = Performer(self.loop, self.launcher, self.watcher, self.sampler, orders)
         self.timers = Timers(self.loop.post, lambda: self.clock.now().wall)
         self.doorbell = Doorbell(places.doorbell, self._rung)
         self._stopping = asyncio.Event()
         self.service = Service(
-            self.loop, self.board, places, config, self.performer, self.probe.kind, self.clock.now().wall,
+            self.loop, self.board, places, config, orders, self.probe.kind, self.clock.now().wall,
             own_name(), os.geteuid(), self._stopping.set,
         )
 

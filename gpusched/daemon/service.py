@@ -11,7 +11,7 @@ from gpusched.api.server import Call
 from gpusched.daemon.board import Board
 from gpusched.daemon.config import Config
 from gpusched.daemon.loop import Loop
-from gpusched.daemon.perform import Performer
+from gpusched.daemon.orders import Orders
 from gpusched.daemon.places import Places
 from gpusched.daemon.views import JOB_FIELDS, NEED_REASONS, Shown, job_view
 from gpusched.model.changes import Step
@@ -27,7 +27,7 @@ class Service:
     board: Board
     places: Places
     config: Config
-    performer: Performer
+    orders: Orders
     probe: str  # nvml or simulated
     started_at: float
     user: str

@@ -25,7 +25,8 @@ from gpusched.daemon import timers as timers_module
 from gpusched.daemon.app import Daemon
 from gpusched.daemon.board import Board, Progress
 from gpusched.daemon.config import Config
-from gpusched.daemon.perform import KEEP_ENVIRONMENTS, Performer
+from gpusched.daemon.orders import KEEP_ENVIRONMENTS, Orders
+from gpusched.daemon.perform import Performer
 from gpusched.daemon.places import Places
 from gpusched.daemon.reconcile import observe_attempts
 from gpusched.daemon.timers import Timers, next_run
@@ -126,7 +127,8 @@ class Shell:
             launcher, probe, lambda *_: (), Board(), self.posted.append, self.posted.append
         )
         sampler: Any = SimpleNamespace(look_again_soon=lambda: None)
-        self.performer = Performer(self.loop, launcher, self.watcher, sampler, Places(root))
+        self.orders = Orders(self.loop, Places(root))
+        self.performer = Performer(self.loop, launcher, self.watcher, sampler, self.orders)
 
     async def _read(self, _query: object) -> Any:
         return self.environment()
@@ -218,10 +220,10 @@ async def test_one_action_that_fails_does_not_take_the_others_with_it(tmp_path: 
 async def test_environments_of_submits_do_not_pile_up(tmp_path: Path) -> None:
     async with shell(tmp_path) as s:
         for number in range(10 * KEEP_ENVIRONMENTS):
-            s.performer.remember_environment(f"digest-{number}", {"SEED": str(number)})
-        assert len(s.performer._environments) <= KEEP_ENVIRONMENTS
+            s.orders.remember_environment(f"digest-{number}", {"SEED": str(number)})
+        assert len(s.orders._environments) <= KEEP_ENVIRONMENTS
         s.environment = lambda: pytest.fail("the latest one is not there any more")
-        assert await s.performer._environment(f"digest-{number}") == {"SEED": str(number)}
+        assert await s.orders._environment(f"digest-{number}") == {"SEED": str(number)}
 
 
 async def test_nothing_is_remembered_of_an_attempt_that_is_over(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def submit(service: Service, call: Call) -> dict[str, Any]:
 async def take_in(service: Service, call: Call, event: JobSubmitted) -> Submitted:
     """Hand a submit to the engine and wait until it is durable."""
     event = await _with_recalled(service, event)
-    service.performer.remember_environment(event.spec.env_digest, event.environment)
+    service.orders.remember_environment(event.spec.env_digest, event.environment)
     reply: Submitted = await service.loop.ask(event)
     recent = service.last_submits.get(call.caller.uid)
     if recent is not None:
