@@ -8,9 +8,10 @@ from gpusched.engine.dependencies import tell_dependents
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.engine.verdict import describe, judge
 from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
+from gpusched.model.clock import Instant
 from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, ScriptChanged
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
-from gpusched.model.state import JobState, OutcomeKind, Stop, StopKind
+from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
 
 KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt; doubled each time
 MOST_DOUBLED = 5
@@ -127,10 +128,11 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
     clear = tuple(uuid for uuid in attempt.uuids if uuid in event.clear)
     never = event.outcome.kind is OutcomeKind.NEVER_STARTED
     released = never or len(clear) == len(attempt.uuids)
+    ended = _ended(turn, attempt, event.outcome)
     attempt = turn.put_attempt(
         attempt,
-        ended=turn.now.boot,
-        ended_at=turn.now.wall,
+        ended=ended.boot,
+        ended_at=ended.wall,
         outcome=event.outcome,
         saved=saved,
         stop=job.stop,
@@ -143,6 +145,17 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
         turn.act(LookAgain(tuple(uuid for uuid in attempt.uuids if uuid not in clear)))
     turn.tell(job, "exited", f"attempt {attempt.number}: {describe(event.outcome)}")
     _settle_job(turn, job, attempt)
+
+
+def _ended(turn: Turn, attempt: Attempt, outcome: Outcome) -> Instant:
+    """When it was over. A daemon that was away for hours learns of it late, but those hours were nobody's GPU time."""
+    now, wall, boot = turn.now, outcome.ended_wall, outcome.ended_boot
+    if wall is None or boot is None:
+        return now
+    # Never before its start nor in the future. The boot clock of an earlier boot says nothing about that of this one.
+    latest = now.boot if attempt.boot_id == turn.state.boot_id else boot
+    boot = max(attempt.started or attempt.created, min(boot, latest))
+    return Instant(wall=max(attempt.started_at or attempt.created_at, min(wall, now.wall)), boot=boot)
 
 
 def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
@@ -161,7 +174,7 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         yielding=verdict.yielding,
         patient=verdict.yielding or (job.patient and verdict.state is JobState.PENDING),
         hold=verdict.hold or job.hold,
-        ended_at=turn.now.wall if verdict.state.final else None,
+        ended_at=attempt.ended_at if verdict.state.final else None,
         ended_because=verdict.because if verdict.state.final else "",
     )
     if verdict.state is JobState.PENDING:

@@ -46,4 +46,6 @@ def outcome_of(ending: dict[str, Any]) -> Outcome:
         killed=bool(ending.get("killed")),
         max_rss_mib=ending.get("max_rss_mib"),
         cpu_s=ending.get("cpu_s"),
+        ended_wall=ending.get("ended_wall"),
+        ended_boot=ending.get("ended_boot"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -151,3 +151,6 @@ class Outcome:
     killed: bool = False  # the tree was killed at the end of its grace period
     max_rss_mib: int | None = None
     cpu_s: float | None = None
+    # When its supervisor saw it end, on both clocks. Two reports of one end are equal whatever they say of it.
+    ended_wall: float | None = field(default=None, compare=False)
+    ended_boot: float | None = field(default=None, compare=False)

@@ -131,7 +131,7 @@ def _device_reason(view: View, job: Job, rivals: _Rivals) -> Reason:
     usable = [slot for slot in suitable if slot.device.usable]
     if len(usable) < request.gpus:
         bad = "; ".join(dict.fromkeys(_device_text(view, slot, job) for slot in suitable if not slot.device.usable))
-        what = f"needs {request.gpus} suitable devices, {len(usable)} are usable"
+        what = f"needs {request.gpus} suitable devices, {len(usable)} {'is' if len(usable) == 1 else 'are'} usable"
         return Reason(Word.DEVICE_UNAVAILABLE, f"{what} ({bad})" if bad else what, "a suitable device comes (back)")
     floor = view.rules.foreign_floor_mib
     foreign = [slot for slot in usable if foreign_blocks(slot, request, floor)]
@@ -277,12 +277,15 @@ def _name(view: View, job_id: int | None) -> str:
 
 
 def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
-    """Every running job: could it be preempted for this one, and why (not)."""
+    """Every running job that holds a device it could use: could it be preempted for this one, and why (not)."""
     if job.spec.request.gpus == 0:
         return ()
+    suitable = {slot.device.uuid for slot in view.suitable(job.spec.request)}
     verdicts = []
     for job_id in sorted(view.live):
         other = view.jobs[job_id]
+        if suitable.isdisjoint(view.live[job_id].uuids):
+            continue  # it has nothing that the job could wait for
         if may_leave(view, other, job):
             verdicts.append(VictimVerdict(job_id, True, f"QoS {job.spec.qos} may preempt {other.spec.qos}"))
         elif other.state is JobState.STOPPING and other.stop is not None:

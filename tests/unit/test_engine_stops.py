@@ -11,7 +11,7 @@ from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
 from gpusched.model.errors import Refused
 from gpusched.model.events import ScriptChanged, ServiceStopping
 from gpusched.model.job import AttemptKey
-from gpusched.model.state import JobState
+from gpusched.model.state import JobState, Outcome, OutcomeKind
 
 SAVED = verdict.EXIT_SAVED
 
@@ -28,6 +28,33 @@ def test_a_job_that_starts_runs_and_ends_leaves_nothing_to_do():
     assert [f.attempt for f in world.take(Forget)] == [(job, 1)]
     world.nothing_left()
     assert world.kinds(job) == ["submitted", "starting", "started", "exited", "completed"]
+
+
+def test_hours_in_which_no_daemon_looked_are_nobodys_gpu_time():
+    world = World(1)
+    job = world.submit()
+    world.started(job)
+    start = world.engine.view.live[job]
+    world.passes(7200)
+    told = Outcome(OutcomeKind.EXITED, code=0, ended_wall=start.started_at + 60, ended_boot=start.started + 60)
+    world.ends(job, told, clear=False)
+    (attempt,) = world.engine.view.leaving.values()
+    assert (attempt.ended, attempt.ended_at) == (start.started + 60, start.started_at + 60)
+    assert world.job(job).ended_at == start.started_at + 60
+
+
+@pytest.mark.parametrize("off", [-1e9, 1e9])
+def test_an_end_outside_of_the_time_the_attempt_had_is_moved_into_it(off):
+    world = World(1)
+    job = world.submit()
+    world.started(job)
+    start = world.engine.view.live[job]
+    world.passes(100)
+    wall, boot = start.started_at + off, start.started + off
+    world.ends(job, Outcome(OutcomeKind.EXITED, code=0, ended_wall=wall, ended_boot=boot), clear=False)
+    (attempt,) = world.engine.view.leaving.values()
+    lasted = 0 if off < 0 else 100
+    assert (attempt.ended, attempt.ended_at) == (start.started + lasted, start.started_at + lasted)
 
 
 # ---- time limits --------------------------------------------------------------------------------------------------

@@ -179,6 +179,7 @@ def test_a_free_device_is_called_free():
 def test_every_running_job_says_whether_it_could_be_preempted():
     world = World(4)
     low, normal, leaving = world.submit(qos="low"), world.submit(), world.submit(qos="low")
+    world.submit(gpus=0)  # has no device: nothing that anybody could wait for
     world.cancel(leaving)
     job = world.submit(gpus=4, hold=True)
     texts = {v.job_id: (v.preemptible, v.text) for v in explain.victims(world.engine.view, world.job(job))}
