@@ -37,6 +37,7 @@ from gpusched.model.events import (
 )
 from gpusched.model.job import Caller, Hold, HoldKind, Job, JobSpec
 from gpusched.model.state import JobState, Stop, StopKind
+from gpusched.model.units import format_duration, format_size
 
 JobRequest = (
     CancelRequested
@@ -197,6 +198,20 @@ def _checkpoint(turn: Turn, job: Job, caller: Caller) -> str:
     return "asked to save; it goes on running"
 
 
+def _said(name: str, value: Any) -> str:
+    """A change in words that its user would write: `time_limit = 3:00`, `no dependency`."""
+    match name, value:
+        case "begin", _:  # a wall clock time; only those who show it know the time zone
+            return "another begin time" if value else "no begin time"
+        case ("time_limit" | "gpu_mem_mib" | "gpu_type" | "dependency"), (0 | ""):
+            return f"no {name}"
+        case "time_limit", _:
+            return f"time_limit = {format_duration(value)}"
+        case "gpu_mem_mib", _:
+            return f"gpu_mem = {format_size(value)}"
+    return f"{name} = {value}"
+
+
 _VERBS: dict[type, Verb] = {
     CancelRequested: _cancel,
     HoldRequested: _hold,
@@ -233,7 +248,7 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
         unfollow(turn.state, job)
     job = turn.put_job(job, **changes)
     follow(turn.state, job)
-    said = ", ".join(f"{name} = {value}" for name, value in asked.items())
+    said = ", ".join(_said(name, value) for name, value in asked.items())
     turn.tell(job, "updated", f"{said} (by {event.caller.user})", event.caller.user)
     return f"changed: {said}"
 

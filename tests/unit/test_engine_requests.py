@@ -126,6 +126,15 @@ def test_a_waiting_job_can_be_changed_so_that_it_fits():
     assert world.states(job) == [JobState.STARTING]
 
 
+def test_a_change_is_told_in_the_words_of_its_user():
+    world = World(1)
+    job = world.submit(hold=True)
+    said = world.update(job, time_limit=180.0, begin=0.0, gpu_mem_mib=3072, dependency="", comment="hi")
+    wanted = {"time_limit = 3:00", "no begin time", "gpu_mem = 3G", "no dependency", "comment = hi"}
+    assert set(said.removeprefix("changed: ").split(", ")) == wanted
+    assert world.update(job, time_limit=0.0) == "changed: no time_limit"
+
+
 def test_a_change_of_level_changes_the_order():
     world = World(1)
     running, first, second = world.submit(qos="high"), world.submit(), world.submit()
