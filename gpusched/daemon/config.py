@@ -34,7 +34,7 @@ class Config:
     rules: Rules = field(default_factory=lambda: Rules.default(os.cpu_count() or 1))
     history_days: float = 90.0  # ended jobs and their stories; 0: for ever
     checkpoint_days: float = 14.0  # checkpoints of ended jobs; 0: for ever
-    output_max_mib: int | None = None  # of one attempt's output file; None: no limit
+    output_max_mib: int | None = 10 * 1024  # of a running job's output file; None: no limit
     log_level: LogLevel = "info"
     autostart: bool = True  # for the command line: may a command start a personal daemon
     source: str | None = field(default=None, compare=False)  # the file it was read from
@@ -241,7 +241,7 @@ class _File(_Section):
     max_array: int = Field(default=10_000, ge=1, le=1_000_000)
     history_days: Days = 90.0
     checkpoint_days: Days = 14.0
-    output_max: Mib | None = None
+    output_max: Mib | None = 10 * 1024
     log_level: LogLevel = "info"
     qos: dict[Name, _Qos] = Field(default_factory=dict)
     partition: dict[Name, _Partition] = Field(default_factory=dict)

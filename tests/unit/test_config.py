@@ -40,7 +40,7 @@ def test_the_examples_in_the_comments_of_the_example_are_valid_too() -> None:
     config = read_config(text, "c.toml")
     assert config.rules.qos["urgent"] == Qos("urgent", 5000, ("low", "normal", "high"))
     assert config.rules.partitions["short"] == Partition("short", ("0", "1"), 14400.0, 3600.0)
-    assert (config.output_max_mib, config.rules.cpu_jobs) == (1024, 8)
+    assert (config.output_max_mib, config.rules.cpu_jobs) == (10240, 8)
 
 
 def test_the_example_names_every_setting() -> None:
