@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from gpusched.engine.engine import Engine
 from gpusched.failpoints import failpoint
 from gpusched.model.actions import Action
-from gpusched.model.changes import Answer, Reply, Step
+from gpusched.model.changes import Reply, Step
 from gpusched.model.errors import Degraded, GpuschedError
 from gpusched.model.events import Event, JobSubmitted, Woke
 from gpusched.ports import Clock, Store, StoreError
@@ -239,10 +239,3 @@ class Loop:
                 timer.cancel()
         await asyncio.get_running_loop().run_in_executor(self._writer, self.store.close)
         self._writer.shutdown()
-
-
-def raise_first_error(answers: tuple[Answer, ...]) -> None:
-    """For requests about one job: its error, raised."""
-    for answer in answers:
-        if answer.error is not None:
-            raise answer.error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from gpusched.model.actions import Action
 from gpusched.model.errors import GpuschedError
@@ -75,4 +74,3 @@ class Snapshot:
     jobs: tuple[Job, ...] = ()  # all that are not final, and final ones that others depend on
     attempts: tuple[Attempt, ...] = ()  # all that are not released
     next_job_id: int = 1
-    meta: dict[str, Any] = field(default_factory=dict)
