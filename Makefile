@@ -1,7 +1,9 @@
 # gpusched, for people who work on it. Needs Python 3.11 or newer, make and git; everything else goes into .venv.
 # Settings: PYTHON=python3.12  VENV=.venv  CUDA=1 (fetch torch with its CUDA libraries)  ARGS="-k name" (handed on)
+#           EXTRA=all (test with Lightning, transformers, peft… as well; without them those tests are skipped)
 
 VENV ?= .venv
+EXTRA ?= test
 BIN   = $(VENV)/bin
 NEEDS = pyproject.toml constraints.txt .ci/install
 
@@ -14,15 +16,15 @@ export PYTHON CUDA
 demo: $(VENV)/.installed-torch ## watch a training job being preempted, saved and resumed (simulated GPUs, under a minute)
 	@$(BIN)/gpusched demo $(ARGS)
 
-test: $(VENV)/.installed-test ## run the tests
+test: $(VENV)/.installed-$(EXTRA) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.installed-test ## style, types and the rules of who may import whom
+check: $(VENV)/.installed-$(EXTRA) ## style, types and the rules of who may import whom
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy -p gpusched
 	@$(BIN)/python -m pytest tests/unit/test_import_rules.py
 
-bench: $(VENV)/.installed-test ## run the benchmarks (minutes; results depend on the machine)
+bench: $(VENV)/.installed-all ## run the benchmarks (minutes; results depend on the machine)
 	@set -e; for bench in tests/bench/bench_*.py; do echo ">> $$bench"; $(BIN)/python $$bench $(ARGS); done
 
 # What is pinned stays unless something needs it newer; ARGS="--upgrade" or ARGS="--upgrade-package ruff" moves pins.
@@ -30,7 +32,7 @@ bench: $(VENV)/.installed-test ## run the benchmarks (minutes; results depend on
 # versions: a local build (2.13.0+cpu) satisfies ==2.13.0, but not the other way round.
 lock: $(VENV)/.installed-test ## pin everything that is needed in constraints.txt
 	@cp constraints.txt $(VENV)/constraints.new
-	@env -u UV_FIND_LINKS $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --extra test \
+	@env -u UV_FIND_LINKS $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --extra all \
 	  --no-header --no-annotate $(ARGS) pyproject.toml -o $(VENV)/constraints.new
 	@sed 's/^\(torch==[0-9.]*\)+[^ ]*/\1/' $(VENV)/constraints.new > $(VENV)/constraints.txt
 	@cp $(VENV)/constraints.txt constraints.txt
@@ -43,6 +45,10 @@ $(VENV)/.installed-torch: $(NEEDS)
 $(VENV)/.installed-test: $(NEEDS)
 	@sh .ci/install $(VENV) test
 	@touch $@ $(VENV)/.installed-torch
+
+$(VENV)/.installed-all: $(NEEDS)
+	@sh .ci/install $(VENV) all
+	@touch $@ $(VENV)/.installed-torch $(VENV)/.installed-test
 
 clean: ## remove .venv and everything that tools leave behind
 	@test ! -e $(VENV) || test -e $(VENV)/pyvenv.cfg || { echo "$(VENV) is no virtual environment: not removed"; exit 1; }

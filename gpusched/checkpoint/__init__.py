@@ -4,8 +4,8 @@ Runs in the user's training environment: Python 3.9 or newer, the standard libra
 script uses them. Importing it imports neither. See run.py for what `Run` does, files.py for what lies on disk.
 """
 
+from gpusched.checkpoint.disk.files import Checkpoint, list_checkpoints
 from gpusched.checkpoint.errors import CheckpointError
-from gpusched.checkpoint.files import Checkpoint, list_checkpoints
 from gpusched.checkpoint.fingerprint import digest
 from gpusched.checkpoint.run import Run
 

@@ -5,8 +5,8 @@ import hashlib
 import json
 from typing import Any, Dict
 
-from gpusched.checkpoint.names import clean_names
-from gpusched.checkpoint.plain import encode
+from gpusched.checkpoint.disk.plain import encode
+from gpusched.checkpoint.state.names import clean_names
 
 
 def digest(target: Any) -> str:

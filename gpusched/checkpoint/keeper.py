@@ -6,10 +6,11 @@ Must not decide when to save, nor talk to the scheduler.
 import copy
 from typing import Any, Callable, Dict, Optional
 
-from gpusched.checkpoint import contents, environment, files, randomness
+from gpusched.checkpoint.disk import contents, files
+from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.position import Position
-from gpusched.checkpoint.registry import Registry
-from gpusched.checkpoint.vault import Vault
+from gpusched.checkpoint.state import environment, randomness
+from gpusched.checkpoint.state.registry import Registry
 
 Tree = Dict[str, Any]
 

@@ -28,16 +28,16 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from gpusched import rundir
 from gpusched.checkpoint import leave
 from gpusched.checkpoint.batches import Batches
+from gpusched.checkpoint.data.sources import source_for
+from gpusched.checkpoint.disk.files import Checkpoint
+from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, say
-from gpusched.checkpoint.files import Checkpoint
 from gpusched.checkpoint.keeper import Keeper
 from gpusched.checkpoint.mailbox import Mailbox, Request
 from gpusched.checkpoint.position import Call
 from gpusched.checkpoint.progress import Progress
-from gpusched.checkpoint.randomness import mix
-from gpusched.checkpoint.registry import Registry
-from gpusched.checkpoint.sources import source_for
-from gpusched.checkpoint.vault import Vault
+from gpusched.checkpoint.state.randomness import mix
+from gpusched.checkpoint.state.registry import Registry
 
 
 class Run:

@@ -10,7 +10,7 @@ import time
 import pytest
 from training_jobs import HERE, REPOSITORY, Job, Zygote
 
-from gpusched.checkpoint.files import list_checkpoints
+from gpusched.checkpoint.disk.files import list_checkpoints
 
 pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
 SCRIPT, MLP = HERE / "exact_training.py", REPOSITORY / "jobs" / "train_mlp.py"

@@ -51,7 +51,7 @@ def test_alone_it_is_the_training_library_of_an_old_python(wheel: Path, tmp_path
     subprocess.run([str(_python39()), "-m", "venv", str(tmp_path / "venv")], check=True, timeout=100)
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=100)
-    program = "import gpusched.rundir, gpusched.checkpoint.files; from gpusched.checkpoint import Run; Run()"
+    program = "import gpusched.rundir, gpusched.checkpoint.disk.files; from gpusched.checkpoint import Run; Run()"
     subprocess.run([str(python), "-c", program], check=True, cwd=tmp_path, timeout=60)
     command = subprocess.run(
         [str(tmp_path / "venv" / "bin" / "gpusched"), "queue"], capture_output=True, text=True, timeout=60

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gpusched.checkpoint import files
+from gpusched.checkpoint.disk import files
+from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError
-from gpusched.checkpoint.vault import Vault
 
 
 def put(directory, step, data=b"x" * 1000):

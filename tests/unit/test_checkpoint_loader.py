@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
 
-from gpusched.checkpoint import keyed, randomness
-from gpusched.checkpoint.sources import KeyedLoader, PlainSequence, Replayed, source_for
+from gpusched.checkpoint.data import keyed
+from gpusched.checkpoint.data.sources import KeyedLoader, PlainSequence, Replayed, source_for
+from gpusched.checkpoint.state import randomness
 
 
 class Noisy(Dataset):

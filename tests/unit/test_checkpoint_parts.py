@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpusched.checkpoint import CheckpointError, digest
-from gpusched.checkpoint.registry import Registry
+from gpusched.checkpoint.state.registry import Registry
 
 
 def told_nothing(sentence):
@@ -184,7 +184,7 @@ def test_an_object_without_state_is_refused_at_once():
     ],
 )
 def test_a_scheduler_goes_on_with_the_right_learning_rate(make, tmp_path):
-    from gpusched.checkpoint import contents
+    from gpusched.checkpoint.disk import contents
 
     def script(seed):
         model = pair(seed)

@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 
-from gpusched.checkpoint import contents
+from gpusched.checkpoint.disk import contents
 from gpusched.checkpoint.errors import CheckpointError
 
 

@@ -16,7 +16,7 @@ JOBS = sorted((ROOT / "jobs").glob("*.py"))
 SCRIPT = """
 import sys
 from gpusched.checkpoint import Run, list_checkpoints
-from gpusched.checkpoint.files import examine
+from gpusched.checkpoint.disk.files import examine
 import gpusched.rundir
 stop = len(sys.argv) > 2
 run = Run(directory=sys.argv[1], every_steps=2)

@@ -67,10 +67,14 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("gpusched/store/sqlite.py",),
     "click": ("gpusched/cli/",),
     "torch": ("gpusched/checkpoint/",),
+    "lightning": ("gpusched/checkpoint/frameworks/",),
+    "transformers": ("gpusched/checkpoint/frameworks/",),
+    "accelerate": ("gpusched/checkpoint/frameworks/",),
 }
-ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers"}
+ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "accelerate"}
 # Files that are written on top of torch. They may import it first thing, and are themselves only imported lazily.
-TORCH_FILES = ("gpusched/checkpoint/keyed.py",)
+FRAMEWORKS = tuple(f"gpusched/checkpoint/frameworks/{name}.py" for name in ("lightning", "transformers", "accelerate"))
+TORCH_FILES = ("gpusched/checkpoint/data/keyed.py", *FRAMEWORKS)
 TORCH_MODULES = tuple(path.removesuffix(".py").replace("/", ".") for path in TORCH_FILES)
 STDLIB_ONLY = {*PURE, "ports", "rundir", "paths", "supervisor", "checkpoint", "store", "client"}
 NOT_FOR_CLIENTS = ("asyncio", "aiohttp", "pydantic", "torch")
@@ -210,8 +214,8 @@ BAD = [
     ("gpusched/checkpoint/x.py", "from gpusched.client import Client", "checkpoint may only import"),
     ("gpusched/checkpoint/x.py", "import torch", "never imported when gpusched is"),
     ("gpusched/checkpoint/x.py", "import numpy as np", "never imported when gpusched is"),
-    ("gpusched/checkpoint/x.py", "from gpusched.checkpoint.keyed import wrap", "which imports torch"),
-    ("gpusched/checkpoint/__init__.py", "from . import keyed", "which imports torch"),
+    ("gpusched/checkpoint/x.py", "from gpusched.checkpoint.data.keyed import wrap", "which imports torch"),
+    ("gpusched/checkpoint/__init__.py", "from .data import keyed", "which imports torch"),
     ("gpusched/client.py", "from gpusched.cli import main", "client may only import"),
     ("gpusched/client.py", "def f():\n import asyncio", "every command pays"),
     ("gpusched/client.py", "import requests", "nothing but the standard library"),
@@ -266,8 +270,8 @@ GOOD = [
     ("gpusched/engine/x.py", "from gpusched import __version__\nfrom gpusched.policy.fit import fit"),
     ("gpusched/checkpoint/x.py", "def f():\n import torch, numpy"),
     ("gpusched/checkpoint/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import torch"),
-    ("gpusched/checkpoint/x.py", "def f():\n from gpusched.checkpoint import keyed"),
-    ("gpusched/checkpoint/keyed.py", "import torch"),
+    ("gpusched/checkpoint/x.py", "def f():\n from gpusched.checkpoint.data import keyed"),
+    ("gpusched/checkpoint/data/keyed.py", "import torch"),
     ("gpusched/cli/x.py", "import click\ndef f():\n import asyncio\n from gpusched.daemon.app import main"),
     ("gpusched/daemon/app.py", "from gpusched.store.sqlite import SqliteStore\nfrom gpusched.devices import nvml"),
     ("gpusched/daemon/x.py", "from gpusched.launch.environ import job_environment\nimport asyncio, pydantic"),

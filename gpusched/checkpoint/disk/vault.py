@@ -8,7 +8,7 @@ import os
 import shutil
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from gpusched.checkpoint import contents, files
+from gpusched.checkpoint.disk import contents, files
 from gpusched.checkpoint.errors import CheckpointError
 
 

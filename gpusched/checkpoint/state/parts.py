@@ -11,9 +11,9 @@ import copy
 import random
 from typing import Any, Dict, List
 
-from gpusched.checkpoint import metrics, randomness
 from gpusched.checkpoint.errors import CheckpointError
-from gpusched.checkpoint.names import clean_names, parameter_names
+from gpusched.checkpoint.state import metrics, randomness
+from gpusched.checkpoint.state.names import clean_names, parameter_names
 
 _ANOTHER = "Is it a checkpoint of another model? Give this run a checkpoint directory of its own."
 

@@ -19,8 +19,8 @@ from torch.utils.data import (
     default_collate,
 )
 
-from gpusched.checkpoint import randomness
-from gpusched.checkpoint.randomness import Stream, mix
+from gpusched.checkpoint.state import randomness
+from gpusched.checkpoint.state.randomness import Stream, mix
 
 Key = Tuple[int, Any]
 

@@ -8,7 +8,7 @@ import copy
 from typing import Any, Callable, Dict
 
 from gpusched.checkpoint.errors import CheckpointError
-from gpusched.checkpoint.parts import ModulePart, make_part
+from gpusched.checkpoint.state.parts import ModulePart, make_part
 
 _ROLES = ["model", "optimizer", "scheduler", "scaler", "ema", "metrics", "extra", "generators"]
 _NEEDED = ("model", "optimizer")  # a run without the others' state is inexact, without these it is another run

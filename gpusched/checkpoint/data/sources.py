@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Optional
 
-from gpusched.checkpoint.randomness import Stream, undisturbed
+from gpusched.checkpoint.state.randomness import Stream, undisturbed
 
 Tell = Callable[[str], None]
 
@@ -73,7 +73,7 @@ class KeyedLoader:
     def __init__(self, loader: Any, tell: Tell) -> None:
         import torch
 
-        from gpusched.checkpoint import keyed
+        from gpusched.checkpoint.data import keyed
 
         self._order = keyed.order_of(loader, tell)
         calm = keyed.draws_nothing(loader)

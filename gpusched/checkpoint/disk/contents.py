@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any, Dict, Tuple
 
-from gpusched.checkpoint.plain import decode, encode
+from gpusched.checkpoint.disk.plain import decode, encode
 
 STATE, TENSORS = "state.json", "tensors.pt"
 

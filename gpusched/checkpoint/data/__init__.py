@@ -1,0 +1,1 @@
+"""Where batches come from, and how each kind of source starts in the middle of an epoch with the same bits."""

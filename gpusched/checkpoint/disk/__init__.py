@@ -1,0 +1,1 @@
+"""What lies on disk: publishing, checking and reading checkpoints. Knows nothing about training."""
