@@ -1,1 +1,1 @@
-"""Adapters of a few lines each for training frameworks. Each file is only imported by scripts that use its framework."""
+"""Adapters of a few lines each for training frameworks; only scripts that use a framework import its file."""

@@ -1,1 +1,1 @@
-"""Runs of several processes: agreeing on the step to stop at, one checkpoint from all ranks, another number of ranks."""
+"""Runs of several processes: agreeing on the step to stop at, one checkpoint from all, another number of ranks."""
