@@ -20,7 +20,8 @@ control directory  belongs to the daemon's uid; no user can write there
     supervisor.log  only if the supervisor itself failed: its traceback
 job directory      belongs to the user; the daemon believes of it only what concerns that job
     request         supervisor → job: {"ask": "save"|"stop", "seq", "cause", "deadline" on the boot clock or null,
-                    "seconds_left": the same in seconds from the moment of writing}
+                    "seconds_left": the same in seconds from the moment of writing, and for rehearsals and tests
+                    "safe_point": not to be served before this one, counted in the process from 1}
     watching        job → supervisor: {"pid"}: I poll `request`
     saved           job → supervisor: {"attempt", "checkpoint", "step", "at"}: published and durable
     progress.jsonl  job → supervisor: append-only JSON lines {"epoch", "step", "total", "metrics", "time"}
@@ -55,6 +56,7 @@ ENV_JOB_ID = "GPUSCHED_JOB_ID"
 ENV_ATTEMPT = "GPUSCHED_ATTEMPT"
 ENV_JOB_DIR = "GPUSCHED_JOB_DIR"
 ENV_CHECKPOINT_DIR = "GPUSCHED_CHECKPOINT_DIR"
+ENV_GRACE = "GPUSCHED_GRACE_SECONDS"  # how long a job that is asked to leave may take
 ENV_MARK = "GPUSCHED_ATTEMPT_MARK"  # unique per attempt: finds the remains of a tree whose supervisor was killed
 
 

@@ -4,6 +4,8 @@
     watching  job → scheduler   "I poll; send me no signal"
     saved     job → scheduler   written only after a checkpoint is published and durable
 
+A request may name the safe point at which it is to be served (`"safe_point": 17`, counted in this process): that is
+how `gpusched rehearse` and the tests stop a run exactly where they want.
 Must not save anything itself. Outside gpusched there is no job directory and nothing is ever asked.
 """
 
@@ -24,6 +26,11 @@ class Request:
     stop: bool
     cause: str = ""
     seq: int = 0
+    safe_point: int = 0  # not before this one
+    until: float = float("inf")  # time.monotonic() at which the scheduler's patience ends
+
+    def seconds_left(self) -> float:
+        return self.until - time.monotonic()
 
 
 class Mailbox:
@@ -79,7 +86,14 @@ class Mailbox:
             say("the scheduler asks for %r, which this version does not know; going on" % (value.get("ask"),))
             self._answered = seq
             return None
-        return Request(value["ask"] == "stop", str(value.get("cause") or ""), seq)
+        left, point = value.get("seconds_left"), value.get("safe_point")
+        return Request(
+            value["ask"] == "stop",
+            str(value.get("cause") or ""),
+            seq,
+            point if isinstance(point, int) else 0,
+            time.monotonic() + left if isinstance(left, (int, float)) else float("inf"),
+        )
 
     def close(self, request: Request) -> None:
         """The request needs no further attention, whether it could be fulfilled or not."""

@@ -52,6 +52,7 @@ class Orders:
             resume=_has_checkpoint(str(checkpoint_dir)),
             started_at=self._loop.clock.now().wall,
             submit_dir=job.spec.cwd,
+            grace=action.grace,
         )
         output = output_path(job, job.spec.output)
         assert output is not None
@@ -110,7 +111,7 @@ def _make_checkpoint_dir(path: str) -> None:
 def _has_checkpoint(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
-            return any(True for _ in entries)
+            return any(not entry.name.startswith(".") for entry in entries)  # a lock file is no checkpoint
     except OSError:
         return False
 

@@ -33,7 +33,7 @@ def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
     )
     turn.put_attempt(attempt)
     turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
-    turn.act(Launch(attempt.key, job, shares))
+    turn.act(Launch(attempt.key, job, shares, grace(turn, job)))
 
 
 def _current(turn: Turn, key: AttemptKey, what: str) -> tuple[Job, Attempt] | None:

@@ -20,18 +20,20 @@ def job_environment(
     resume: bool,
     started_at: float,
     submit_dir: str,
+    grace: float,
 ) -> dict[str, str]:
     """The whole environment of one attempt.
 
     devices: (index, uuid) in the order in which the job numbers them. base_env: as submitted, already stripped.
     master_port: a port that is free now, used for jobs of two or more devices. resume: a checkpoint of an earlier
-    attempt exists. started_at: wall clock seconds.
+    attempt exists. started_at: wall clock seconds. grace: seconds that the job gets when it is asked to leave.
     """
     env = dict(base_env)
     env.update(_identity(job, attempt_number))
     env.update(_array(job))
     env[rundir.ENV_JOB_DIR] = job_dir
     env[rundir.ENV_CHECKPOINT_DIR] = checkpoint_dir
+    env[rundir.ENV_GRACE] = f"{grace:g}"
     env["GPUSCHED_SUBMIT_DIR"] = submit_dir
     env["GPUSCHED_START_TIME"] = str(int(started_at))
     if job.spec.time_limit:

@@ -15,6 +15,7 @@ class Launch:
     attempt: AttemptKey
     job: Job
     devices: tuple[Share, ...]
+    grace: float = 60.0  # seconds that the job will get when it is asked to leave
 
 
 class Asked(StrEnum):

@@ -28,6 +28,7 @@ def environment(job: Job, devices: tuple[tuple[int, str], ...] = ((0, "GPU-aaa")
         "resume": False,
         "started_at": 1700000000.9,
         "submit_dir": "/home/alice/work",
+        "grace": 60.0,
     }
     values = {**usual, **more}
     return job_environment(job, 3, devices, values.pop("base_env"), **values)
@@ -47,6 +48,7 @@ def test_the_whole_environment_of_a_simple_job() -> None:
         "GPUSCHED_JOB_DIR": "/run/jobs/42-3",
         "GPUSCHED_CHECKPOINT_DIR": "/data/ckpt/42",
         "GPUSCHED_SUBMIT_DIR": "/home/alice/work",
+        "GPUSCHED_GRACE_SECONDS": "60",
         "GPUSCHED_START_TIME": "1700000000",
         "GPUSCHED_NUM_GPUS": "1",
         "GPUSCHED_GPU_UUIDS": "GPU-aaa",
