@@ -218,7 +218,7 @@ def test_the_variables_a_job_sees_are_all_told() -> None:
     job = Job(42, Owner(1, 1, "a"), spec, JobState.STARTING, 0.0, array=element)
     seen = job_environment(
         job, 1, [(0, "a"), (1, "b")], {}, job_dir="/", checkpoint_dir="/", master_port=1, resume=True, started_at=0.0,
-        submit_dir="/",
+        submit_dir="/", grace=60.0,
     )
     page = BY_NAME["submit.md"]
     told = {name for span in page.spans() for name in re.findall(r"[A-Z_]{4,}", span)}

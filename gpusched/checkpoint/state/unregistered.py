@@ -1,0 +1,123 @@
+"""What a training script holds and has not registered: it would start afresh after a resume, silently.
+
+Looked for in the variables of the function that calls run.epochs(), in the global ones of its file, and in the
+attributes of what is registered: generators, optimizers, schedulers, scalers, averaged models, metrics. By what an
+object is, not by its name. Must not import torch, and must not run code of the objects it looks at.
+"""
+
+import sys
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+from gpusched.checkpoint.state import metrics, randomness
+
+_MOST = 4000  # variables looked at: a notebook may hold many
+
+
+def find(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[str]:
+    """Sentences on what has state and is not registered, one for each object."""
+    known = {id(one) for one in registered} | {id(one) for one in ignore}
+    members = _members(known, registered)
+    found: Dict[int, str] = {}
+    for name, value in _candidates(frame, registered):
+        kind = _kind(value)
+        if kind and id(value) not in known and id(value) not in members and id(value) not in found:
+            found[id(value)] = "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s" % (
+                name,
+                type(value).__name__,
+                kind,
+                "add it to Run(...), or to ignore=[...] if that is right",
+            )
+    return list(found.values())
+
+
+def _members(known: "set[int]", registered: Iterable[Any]) -> "set[int]":
+    """Objects that are saved as a part of a registered one: a metric of a collection, a generator in a sampler."""
+    inside = set()
+    for one in registered:
+        modules = getattr(one, "modules", None)
+        if callable(modules) and hasattr(one, "named_parameters"):
+            inside |= {id(module) for module in modules()}
+        inside |= {id(value) for value in getattr(one, "__dict__", {}).values() if _kind(value) == "metric"}
+        for value in getattr(one, "_schedulers", None) or []:  # SequentialLR, ChainedScheduler
+            inside.add(id(value))
+        if isinstance(one, dict):
+            inside |= {id(value) for value in one.values()}
+        elif isinstance(one, (list, tuple)):
+            inside |= {id(value) for value in one}
+    return inside - known
+
+
+def _candidates(frame: Any, registered: Iterable[Any]) -> Iterator[Tuple[str, Any]]:
+    spaces = [frame.f_locals]
+    if frame.f_globals is not frame.f_locals:
+        spaces.append(frame.f_globals)
+    count = 0
+    for space in spaces:
+        for name, value in list(space.items()):
+            count += 1
+            if count > _MOST:
+                return
+            yield name, value
+            if isinstance(value, (list, tuple)) and len(value) <= 16:
+                for index, item in enumerate(value):
+                    yield "%s[%d]" % (name, index), item
+            elif type(value) is dict and len(value) <= 16 and not name.startswith("__"):
+                for key, item in list(value.items()):
+                    yield "%s[%r]" % (name, key), item
+            else:
+                yield from _attributes(name, value)
+    for one in registered:
+        yield from _attributes(type(one).__name__, one)
+
+
+def _attributes(owner: str, value: Any) -> Iterator[Tuple[str, Any]]:
+    """One level deep, and not into modules, classes, loaders (their randomness has its own rules) or big things."""
+    if isinstance(value, type) or type(value).__module__ in ("builtins", "torch", "numpy") or _is_loader(value):
+        return
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and len(attributes) <= 200 and not hasattr(value, "__spec__"):
+        for name, item in list(attributes.items()):
+            yield "%s.%s" % (owner, name), item
+
+
+def _is_loader(value: Any) -> bool:
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and isinstance(value, (data.DataLoader, data.Dataset, data.Sampler))
+
+
+def _kind(value: Any) -> str:
+    """What kind of thing with state this is; empty for anything else."""
+    if isinstance(value, type):
+        return ""
+    if randomness.is_generator(value):
+        return "" if _is_global(value) else "generator"
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ""
+    if isinstance(value, torch.optim.Optimizer):
+        return "optimizer"
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler) or _named(value, "ReduceLROnPlateau"):
+        return "learning-rate scheduler"
+    if _named(value, "GradScaler") and hasattr(value, "state_dict"):
+        return "gradient scaler"
+    if _named(value, "AveragedModel"):
+        return "averaged model"
+    if metrics.is_metric(value):
+        return "metric"
+    return ""
+
+
+def _named(value: Any, name: str) -> bool:
+    return any(base.__name__ == name for base in type(value).__mro__)
+
+
+def _is_global(value: Any) -> bool:
+    """The generators of the modules themselves, which are always saved."""
+    import random
+
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if value is getattr(random, "_inst", None):
+        return True
+    if torch is not None and value is torch.default_generator:
+        return True
+    return numpy is not None and value is numpy.random.mtrand._rand
