@@ -1,10 +1,12 @@
 """Starts training scripts as processes of their own without paying for the import of torch each time.
 
-It imports torch once and forks for every line of JSON on its stdin: {"argv": [...], "env": {...}, "output": path}.
+It imports torch once, and the modules named on its command line, and forks for every line of JSON on its stdin:
+{"argv": [...], "env": {...}, "output": path}.
 It answers each with a line {"pid": …} and, when that process has ended, {"pid": …, "code": …} (negative: a signal).
 Used by the tests of exact resume; see training_jobs.py for its client.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -38,6 +40,8 @@ def report(pid, lock):
 
 def main():
     torch.set_num_threads(1)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     lock = threading.Lock()
     while True:
         line = sys.stdin.readline()

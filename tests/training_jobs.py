@@ -17,10 +17,10 @@ PATIENCE = 60.0  # seconds; only ever waited when something is wrong
 
 
 class Zygote:
-    """Client of torch_zygote.py."""
+    """Client of torch_zygote.py; `modules` are imported once, for all of its children, besides torch."""
 
-    def __init__(self):
-        command = [sys.executable, str(HERE / "torch_zygote.py")]
+    def __init__(self, *modules):
+        command = [sys.executable, str(HERE / "torch_zygote.py"), *modules]
         env = {key: value for key, value in os.environ.items() if not key.startswith("GPUSCHED_")}
         env["PYTHONPATH"] = str(REPOSITORY)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -70,9 +70,12 @@ class Job:
         path = self.folder / f"output-{self.attempt}"
         return path.read_text() if path.exists() else ""
 
-    def start(self, *arguments, **env):
+    def start(self, *arguments, stop_at=None, **env):
+        """With `stop_at=n` it is asked to stop at the n-th safe point of this attempt, before it has begun."""
         self.attempt += 1
         self.directory.mkdir()
+        if stop_at is not None:
+            self.ask("stop", safe_point=stop_at)
         env = dict(
             env,
             GPUSCHED_JOB_ID="1",
@@ -83,9 +86,9 @@ class Job:
         self.pid = self.zygote.start([*self.command, *arguments], env, self.folder / f"output-{self.attempt}")
         return self
 
-    def ask(self, what="stop", seq=1, cause="preempted by job 2"):
+    def ask(self, what="stop", seq=1, cause="preempted by job 2", **more):
         temporary = self.directory / "request.new"
-        temporary.write_text(json.dumps({"ask": what, "seq": seq, "cause": cause, "deadline": None}))
+        temporary.write_text(json.dumps({"ask": what, "seq": seq, "cause": cause, "deadline": None, **more}))
         temporary.rename(self.directory / "request")
 
     def wait(self):
