@@ -15,18 +15,22 @@ _MOST = 4000  # variables looked at: a notebook may hold many
 
 def find(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[str]:
     """Sentences on what has state and is not registered, one for each object."""
+    return [
+        "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s"
+        % (name, type(value).__name__, kind, "add it to Run(...), or to ignore=[...] if that is right")
+        for name, value, kind in objects(frame, registered, ignore)
+    ]
+
+
+def objects(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[Tuple[str, Any, str]]:
+    """(name, object, kind) of what has state and is not registered."""
     known = {id(one) for one in registered} | {id(one) for one in ignore}
     members = _members(known, registered)
-    found: Dict[int, str] = {}
+    found: Dict[int, Tuple[str, Any, str]] = {}
     for name, value in _candidates(frame, registered):
         kind = _kind(value)
         if kind and id(value) not in known and id(value) not in members and id(value) not in found:
-            found[id(value)] = "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s" % (
-                name,
-                type(value).__name__,
-                kind,
-                "add it to Run(...), or to ignore=[...] if that is right",
-            )
+            found[id(value)] = (name, value, kind)
     return list(found.values())
 
 
