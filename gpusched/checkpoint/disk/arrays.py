@@ -1,0 +1,203 @@
+"""Tensors as they lie on disk: names, shapes, kinds of number and bytes by range. Needs no torch, loads only parts.
+
+Reads the layout of safetensors (8 bytes of length, a JSON header, raw bytes) and the entries of a torch file, whose
+pickle is walked by a reader that knows tensors and nothing else: no class is looked up, nothing is executed.
+Must not trust a header: sizes and offsets are checked against the file before anything is read.
+"""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+from gpusched.checkpoint.errors import CheckpointError
+
+# The names of safetensors, torch's names, bytes per element.
+_KINDS = (
+    ("F64", "float64", 8), ("F32", "float32", 4), ("F16", "float16", 2), ("BF16", "bfloat16", 2),
+    ("F8_E4M3", "float8_e4m3fn", 1), ("F8_E5M2", "float8_e5m2", 1), ("F8_E8M0", "float8_e8m0fnu", 1),
+    ("F8_E4M3FNUZ", "float8_e4m3fnuz", 1), ("F8_E5M2FNUZ", "float8_e5m2fnuz", 1),
+    ("I64", "int64", 8), ("I32", "int32", 4), ("I16", "int16", 2), ("I8", "int8", 1),
+    ("U64", "uint64", 8), ("U32", "uint32", 4), ("U16", "uint16", 2), ("U8", "uint8", 1),
+    ("BOOL", "bool", 1), ("C64", "complex64", 8), ("C128", "complex128", 16),
+)  # fmt: skip
+DTYPES = {name: dtype for name, dtype, _ in _KINDS}
+NAMES = {dtype: name for name, dtype, _ in _KINDS}
+WIDTHS = dict({dtype: width for _, dtype, width in _KINDS}, complex32=4)
+HEADER_LIMIT = 100 << 20
+_LIMIT = 64 << 20  # a torch file's pickle holds names and shapes, never numbers
+
+
+@dataclass(frozen=True)
+class Array:
+    """One tensor or numpy array. `dtype` is torch's or numpy's name; `bytes_at` reads part of it in C order."""
+
+    dtype: str
+    shape: Tuple[int, ...]
+    width: int  # bytes per element
+    kind: str = "tensor"  # or "numpy"
+    path: str = ""
+    offset: int = 0
+    held: Any = None  # bytes, or a function that gives the whole torch tensor, instead of a place in a file
+
+    @property
+    def count(self) -> int:
+        total = 1
+        for length in self.shape:
+            total *= length
+        return total
+
+    @property
+    def size(self) -> int:
+        return self.count * self.width
+
+    def bytes_at(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start`, less at the end. Raises OSError, and CheckpointError if the file is cut short."""
+        size = max(0, min(size, self.size - start))
+        if isinstance(self.held, bytes):
+            return self.held[start : start + size]
+        if self.held is not None:
+            return _of_tensor(self.held(), start, size)
+        with open(self.path, "rb") as file:
+            file.seek(self.offset + start)
+            data = file.read(size)
+        if len(data) != size:
+            raise CheckpointError("%s is cut short." % self.path, "Copy it again, or use another checkpoint.")
+        return data
+
+
+def _of_tensor(tensor: Any, start: int, size: int) -> bytes:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    raw = flat.view(torch.uint8) if flat.numel() else flat.new_empty(0, dtype=torch.uint8)
+    part = raw[start : start + size]
+    return part.numpy().tobytes() if _has_numpy() else bytes(part.tolist())
+
+
+def _has_numpy() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("numpy") is not None
+
+
+# ---- safetensors ------------------------------------------------------------------------------------------------
+
+
+def safetensors_arrays(path: str) -> Dict[str, Array]:
+    """The tensors of a safetensors file. Raises CheckpointError for a file that is none, or is cut short; OSError."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
+            raise _no_safetensors(path, "its header is longer than the file")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return {str(name): _entry(path, entry, 8 + length, size) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _no_safetensors(path, "its header cannot be read: %s" % error) from None
+
+
+def _entry(path: str, entry: Dict[str, Any], base: int, size: int) -> Array:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError("it holds numbers of kind %r, which this version does not know" % (entry["dtype"],))
+    dtype, (begin, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
+    shape = tuple(int(one) for one in entry["shape"])
+    array = Array(dtype, shape, WIDTHS[dtype], path=path, offset=base + begin)
+    if any(length < 0 for length in shape) or not 0 <= begin <= end or end - begin != array.size:
+        raise ValueError("sizes and offsets do not agree")
+    if base + end > size:
+        raise ValueError("the file is cut short (%d bytes instead of %d)" % (size, base + end))
+    return array
+
+
+def _no_safetensors(path: str, why: str) -> CheckpointError:
+    return CheckpointError("%s is not a whole safetensors file: %s." % (path, why), "Copy or download it again.")
+
+
+# ---- torch's own files ------------------------------------------------------------------------------------------
+
+
+def torch_arrays(path: str) -> Dict[str, Array]:
+    """Names, kinds and shapes in a torch file that is a flat table of tensors, as checkpoints of format 1 have it.
+
+    Without torch and without executing anything. The bytes are read through torch.load(weights_only=True), mapped.
+    Raises CheckpointError for anything else, OSError.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [one for one in archive.namelist() if one.endswith("/data.pkl")]
+            if archive.getinfo(name).file_size > _LIMIT:
+                raise ValueError("its table of contents is too large")
+            table = _Reader(io.BytesIO(archive.read(name))).load()
+        if not isinstance(table, dict) or not all(isinstance(one, _Tensor) for one in table.values()):
+            raise ValueError("it is not a table of tensors")
+    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        why = "%s is not a readable table of tensors: %s." % (path, error or type(error).__name__)
+        raise CheckpointError(why, "Copy it again, or use another checkpoint.") from None
+    opened = _Opened(path)
+    return {
+        str(name): Array(one.dtype, one.shape, WIDTHS[one.dtype], path=path, held=opened.named(str(name)))
+        for name, one in table.items()
+    }
+
+
+class _Opened:
+    """The file's tensors, mapped when the first is needed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._tensors: Optional[Dict[str, Any]] = None
+
+    def named(self, name: str) -> Any:
+        return lambda: self._all()[name]
+
+    def _all(self) -> Dict[str, Any]:
+        if self._tensors is None:
+            import torch
+
+            self._tensors = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        return self._tensors
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: str
+    shape: Tuple[int, ...]
+
+
+class _Reader(pickle.Unpickler):
+    """Knows how torch writes tensors, and no other class or function; each name stands for a harmless stand-in."""
+
+    def persistent_load(self, pid: Any) -> str:
+        _, storage, *_ = pid
+        return str(storage)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+            return _rebuild
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and name in WIDTHS:
+            return name
+        raise pickle.UnpicklingError("it holds %s.%s, which is not a tensor" % (module, name))
+
+
+_STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "UntypedStorage": "",
+}  # fmt: skip
+
+
+def _rebuild(storage: str, offset: int, shape: Any, stride: Any, *rest: Any) -> _Tensor:
+    dtype = next((one for one in rest if isinstance(one, str)), storage)
+    return _Tensor(dtype, tuple(int(length) for length in shape))

@@ -1,0 +1,194 @@
+"""What a checkpoint holds, without torch and without executing anything: its values, and where its tensors lie.
+
+The JSON of a checkpoint becomes a tree of four kinds of node: a dictionary, `Items` (a list, tuple, set…), `Plain`
+(one value) and `Array` (a tensor or numpy array, still on disk). compare.py, export.py and `gpusched checkpoints` read
+checkpoints through this. Must not check checksums (files.examine does) nor change anything.
+"""
+
+import base64
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from gpusched.checkpoint.disk import files
+from gpusched.checkpoint.disk.arrays import Array, safetensors_arrays, torch_arrays
+from gpusched.checkpoint.errors import CheckpointError
+from gpusched.rundir import read_json
+
+SHARED = "state.json"
+_OWN = re.compile(r"own-(\d+)\.json")
+_ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "metrics", "", "generators")  # "": the user's own
+_AFTER = ("position", "seed", "values", "rng", "rng_epoch")
+_ELSEWHERE = "Name one checkpoint: a directory such as step-130 with a manifest.json in it."
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One value: the type's name, and its text (equal texts of equal types mean equal bits)."""
+
+    type: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list, or what is stored like one: tuple, set, frozenset, deque."""
+
+    type: str
+    items: List[Any]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A checkpoint: what all ranks share, and each rank's own, as trees of nodes; and its manifest."""
+
+    path: str
+    manifest: Dict[str, Any]
+    shared: Dict[str, Any]
+    own: Dict[int, Dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value or tensor with its place, such as `model/0.weight`; `rank` is None for what all ranks share."""
+
+    place: str
+    node: Any  # Plain or Array; or an empty dictionary or Items
+    rank: Optional[int] = None
+
+
+def read_content(path: str) -> Content:
+    """Open a checkpoint directory such as `step-130`. Raises CheckpointError if it is none or is damaged, OSError."""
+    path = os.path.abspath(path)
+    shared_path = os.path.join(path, SHARED)
+    if not os.path.isdir(path):
+        raise CheckpointError("%s is not a directory." % path, _ELSEWHERE)
+    names = os.listdir(path)
+    if SHARED not in names:
+        raise CheckpointError("%s is not a checkpoint: it has no %s." % (path, SHARED), _ELSEWHERE)
+    manifest = read_json(os.path.join(path, files.MANIFEST), limit=16 << 20) or {}
+    version = manifest.get("format")
+    if isinstance(version, int) and version > files.FORMAT:
+        text = "%s was written by a newer gpusched (format %d; this one reads up to %d)."
+        raise CheckpointError(text % (path, version, files.FORMAT), "Update gpusched here.")
+    ranks = sorted(int(match[1]) for match in map(_OWN.fullmatch, names) if match)
+    own = {rank: _read_tree(os.path.join(path, "own-%d.json" % rank)) for rank in ranks}
+    return Content(path, manifest, _read_tree(shared_path), own)
+
+
+def newest(path: str) -> str:
+    """The checkpoint that a path means: itself, or the newest good one in a directory of checkpoints.
+
+    Every byte of it is checked. Raises CheckpointError if there is none that is good, OSError.
+    """
+    if os.path.exists(os.path.join(path, files.MANIFEST)) or os.path.exists(os.path.join(path, SHARED)):
+        found = files.examine(os.path.abspath(path))
+        if not found.good:
+            raise CheckpointError("%s cannot be used: %s." % (found.path, found.problem), "Use another checkpoint.")
+        return found.path
+    torn = []
+    for found in files.newest_good(os.path.abspath(path)):
+        if found.good:
+            return found.path
+        torn.append("%s: %s" % (found.name, found.problem))
+    if torn:
+        raise CheckpointError("No checkpoint in %s is good (%s)." % (path, "; ".join(torn)), "Use another directory.")
+    raise CheckpointError("There are no checkpoints in %s." % path, "A checkpoint is a directory such as step-130.")
+
+
+def entries(content: Content) -> Iterator[Entry]:
+    """Everything in it, in a stable order: the shared models first, then optimizers…, the ranks' own last."""
+    yield from (Entry(place, node) for place, node in _flat(content.shared, ""))
+    for rank, tree in content.own.items():
+        yield from (Entry(place, node, rank) for place, node in _flat(tree, ""))
+
+
+def in_order(keys: Any) -> List[str]:
+    """The parts of a tree as people look for them: the model, what trains it, their own things, then positions."""
+
+    def rank(key: str) -> Tuple[int, str]:
+        role = key.partition(".")[0]
+        if key in _AFTER:
+            return len(_ROLES) + _AFTER.index(key), key
+        return _ROLES.index(role if role in _ROLES else ""), key
+
+    return sorted(keys, key=rank)
+
+
+def _flat(node: Any, place: str) -> Iterator[Tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key in node if place else in_order(node):
+            yield from _flat(node[key], "%s/%s" % (place, key) if place else key)
+    elif isinstance(node, Items) and node.items and not all(isinstance(one, Plain) for one in node.items):
+        for index, one in enumerate(node.items):
+            yield from _flat(one, "%s/%d" % (place, index))
+    else:
+        yield place, node
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+def _read_tree(path: str) -> Dict[str, Any]:
+    """One JSON file with the tensors beside it, as nodes."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = json.load(file)
+        if not isinstance(tree, dict):
+            raise ValueError("it is not an object")
+        tensors = _tensors_beside(path)
+        whole: Dict[str, Any] = {}
+        for key, value in tree.items():
+            name = key[len("parts/") :] if key.startswith("parts/") else key
+            node = _node(value, tensors)
+            whole.update(node if name == "parts" and isinstance(node, dict) else {name: node})
+        return whole
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        why = "%s cannot be read (%s: %s)." % (path, type(error).__name__, error)
+        raise CheckpointError(why, "Use another checkpoint.") from None
+
+
+def _tensors_beside(path: str) -> Dict[str, Array]:
+    folder, name = os.path.split(path)
+    stem = "tensors" if name == SHARED else name[: -len(".json")]
+    modern, old = (os.path.join(folder, stem + ending) for ending in (".safetensors", ".pt"))
+    if os.path.exists(modern):
+        return safetensors_arrays(modern)
+    return torch_arrays(old) if os.path.exists(old) else {}
+
+
+def _node(value: Any, tensors: Dict[str, Array]) -> Any:
+    if isinstance(value, list):
+        return Items("list", [_node(one, tensors) for one in value])
+    if not isinstance(value, dict):
+        return Plain(type(value).__name__, repr(value))
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        return {key: _node(one, tensors) for key, one in value.items()}
+    body = value[tag]
+    if tag == "$tensor":
+        return tensors[body]
+    if tag == "$numpy":
+        return _numpy(value, tensors)
+    if tag in ("$dict", "$Counter"):
+        return {_key(key): _node(one, tensors) for key, one in body}
+    if tag in ("$tuple", "$set", "$frozenset", "$deque"):
+        return Items(tag[1:], [_node(one, tensors) for one in body])
+    return Plain(tag[1:], body if isinstance(body, str) else json.dumps(body))
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else "[%s]" % (json.dumps(key))
+
+
+def _numpy(value: Dict[str, Any], tensors: Dict[str, Array]) -> Array:
+    """Its bytes are in the JSON, or for a large one a tensor of bytes in the tensor file."""
+    dtype, shape = str(value["dtype"]), tuple(int(one) for one in value["shape"])
+    count, body = max(1, Array(dtype, shape, 1).count), value["$numpy"]
+    if isinstance(body, dict):
+        inner = tensors[body["$tensor"]]
+        return Array(dtype, shape, inner.size // count, "numpy", inner.path, inner.offset, inner.held)
+    raw = base64.b64decode(body)
+    return Array(dtype, shape, len(raw) // count, "numpy", held=raw)
