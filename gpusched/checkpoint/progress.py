@@ -30,6 +30,10 @@ class Progress:
             for name, value in metrics.items():
                 self._metrics[name] = value.detach() if hasattr(value, "detach") else value
 
+    def latest(self) -> Dict[str, Any]:
+        """The latest metrics as they would be written: numbers and short texts."""
+        return {name: number for name, number in map(_number, self._metrics.items()) if number is not None}
+
     def due(self, now: float) -> bool:
         self._unwritten = True
         return self._path is not None and now >= self._next
@@ -41,8 +45,7 @@ class Progress:
         now = time.monotonic()
         self._next = now + min(10.0, max(0.2, (now - self._began) / 1000))
         self._unwritten = False
-        metrics = {name: number for name, number in map(_number, self._metrics.items()) if number is not None}
-        line = {"epoch": epoch, "step": step, "total": total, "metrics": metrics, "time": time.time()}
+        line = {"epoch": epoch, "step": step, "total": total, "metrics": self.latest(), "time": time.time()}
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
