@@ -74,19 +74,24 @@ def _state(one: Any) -> Any:
 
 
 def plain(stack: List[Any]) -> Dict[str, str]:
-    """name → mark of the plain values in variables, and in attributes of `self`, of the functions that are running."""
+    """name → value (if it is short) or mark of the plain values in variables, and in attributes of `self`, of the functions that are running."""
     found: Dict[str, str] = {}
     for frame in stack:
         for name, value in list(frame.f_locals.items())[:_MOST]:
             if name.startswith("__"):
                 continue
             if _is_plain(value):
-                found.setdefault(_named(frame, name), mark(value))
+                found.setdefault(_named(frame, name), _shown(value))
             elif name == "self":
                 for inner, attribute in list(getattr(value, "__dict__", {}).items())[:_MOST]:
                     if _is_plain(attribute):
-                        found.setdefault(_named(frame, "self." + inner), mark(attribute))
+                        found.setdefault(_named(frame, "self." + inner), _shown(attribute))
     return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if type(value) in _PLAIN else ""
+    return text if 0 < len(text) <= 24 else "#" + mark(value)
 
 
 def _is_plain(value: Any, depth: int = 2) -> bool:

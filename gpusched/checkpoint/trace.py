@@ -3,16 +3,18 @@
 Active only where GPUSCHED_TRACE names a file (rank r > 0 appends `.rank<r>`). Two traces of the same script tell the
 first step at which they part, and what was the first to differ; gpusched/rehearse/diagnose.py reads them.
 
-    {"trace": 1, "rank", "directory", "seed", "pid"}                               once, at the first safe point
-    {"n", "kind": "step"|"micro_step"|"check", "phase", "epoch", "batch", "step",  which safe point of this process
-     "calls": batches handed out by each loop, "call": the loop that runs or null, where in the epoch
-     "metrics", "rng", "batches", "values", "parts", "objects", "plain",            values or marks (see marks.py)
-     "at": [[file, line, function], …], if it is another place than before}
+    {"trace": 1, "rank", "directory", "seed", "pid"}     once per Run, at its first safe point
+    {"n": which safe point of this process, "run": which Run of this process, "kind": "step"|"micro_step"|"check",
+     "phase", "epoch", "batch", "step", "calls": batches handed out by each loop of the epoch so far,
+     "call": which of these loops is running, or null,
+     "metrics", "rng", "batches", "values", "parts", "objects", "plain": values or marks (see marks.py),
+     "at": [[file, line, function], ...], innermost first; only if it is another place than before}
 
 `batches` has a mark for each batch handed out since the point before; `parts` is absent at some points of a run with
 much state. Must not draw a random number, nor fail a run: what cannot be written is not traced.
 """
 
+import itertools
 import json
 import os
 from typing import Any, Dict, List, Optional
@@ -24,13 +26,16 @@ from gpusched.checkpoint.marks import global_generators, mark, size_of
 
 _AT_ONCE = 256 << 20  # bytes of state that are marked at every safe point; of twice as many at every other one
 
+# One safe point after the other, and one Run after the other, in this process; a forked worker reaches none.
+_points, _runs = itertools.count(1), itertools.count()
+
 
 class Trace:
     """Writes the lines. `batch()` for every batch that a loop is about to hand out, `point()` at every safe point."""
 
     def __init__(self, path: str) -> None:
         self._path, self._fd = path, -1
-        self._count = 0
+        self._run = next(_runs)
         self._dead = False
         self._batches: List[str] = []
         self._every = 0
@@ -39,8 +44,17 @@ class Trace:
 
     @staticmethod
     def from_environment() -> "Optional[Trace]":
+        """For a Run that is being made. The file is there from now on: a run without safe points leaves it empty."""
         path = os.environ.get(rundir.ENV_TRACE)
-        return Trace(path) if path else None
+        if not path:
+            return None
+        try:
+            with open(path, "ab"):
+                pass
+        except OSError as error:
+            say("cannot write the trace %s (%s)" % (path, error.strerror))
+            return None
+        return Trace(path)
 
     def batch(self, item: Any) -> None:
         """A batch is handed out."""
@@ -52,11 +66,11 @@ class Trace:
         keeper = run._keeper
         if self._dead or (self._fd < 0 and not self._open(run)):
             return
-        self._count += 1
         position, stack = keeper.position, surroundings.frames()
         active = position.active()
         line: Dict[str, Any] = {
-            "n": self._count,
+            "n": next(_points),
+            "run": self._run,
             "kind": kind,
             "phase": position.phase,
             "epoch": position.epoch,
