@@ -74,7 +74,7 @@ def _state(one: Any) -> Any:
 
 
 def plain(stack: List[Any]) -> Dict[str, str]:
-    """name → value (if it is short) or mark of the plain values in variables, and in attributes of `self`, of the functions that are running."""
+    """name → value (if it is short) or mark, of variables, and attributes of `self`, in the functions that run now."""
     found: Dict[str, str] = {}
     for frame in stack:
         for name, value in list(frame.f_locals.items())[:_MOST]:
