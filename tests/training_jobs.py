@@ -24,7 +24,7 @@ class Zygote:
         env = {key: value for key, value in os.environ.items() if not key.startswith("GPUSCHED_")}
         env["PYTHONPATH"] = str(REPOSITORY)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        self._started = queue.Queue()
+        self._started, self._starting = queue.Queue(), threading.Lock()
         self.codes = {}
         self.ended = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -41,9 +41,10 @@ class Zygote:
 
     def start(self, argv, env, output):
         order = {"argv": [str(word) for word in argv], "env": env, "output": str(output)}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return self._started.get(timeout=PATIENCE)
+        with self._starting:  # answers come in the order of the questions
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return self._started.get(timeout=PATIENCE)
 
     def close(self):
         self._process.stdin.close()
