@@ -74,7 +74,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "accelerate"}
 # Files that are written on top of torch. They may import it first thing, and are themselves only imported lazily.
 FRAMEWORKS = tuple(f"gpusched/checkpoint/frameworks/{name}.py" for name in ("lightning", "transformers", "accelerate"))
-TORCH_FILES = ("gpusched/checkpoint/data/keyed.py", *FRAMEWORKS)
+TORCH_FILES = ("gpusched/checkpoint/data/keyed.py", "gpusched/checkpoint/ranks/resharding.py", *FRAMEWORKS)
 TORCH_MODULES = tuple(path.removesuffix(".py").replace("/", ".") for path in TORCH_FILES)
 STDLIB_ONLY = {*PURE, "ports", "rundir", "paths", "supervisor", "checkpoint", "store", "client"}
 NOT_FOR_CLIENTS = ("asyncio", "aiohttp", "pydantic", "torch")
