@@ -10,8 +10,8 @@ import json
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Tuple
 
 from gpusched.checkpoint.errors import CheckpointError
 
@@ -42,6 +42,7 @@ class Array:
     path: str = ""
     offset: int = 0
     held: Any = None  # bytes, or a function that gives the whole torch tensor, instead of a place in a file
+    pieces: int = 1  # in how many pieces ranks have saved it
 
     @property
     def count(self) -> int:
@@ -60,7 +61,9 @@ class Array:
         if isinstance(self.held, bytes):
             return self.held[start : start + size]
         if self.held is not None:
-            return _of_tensor(self.held(), start, size)
+            from gpusched.checkpoint.disk import tensors
+
+            return bytes(tensors.bytes_of(self.held())[start : start + size])
         with open(self.path, "rb") as file:
             file.seek(self.offset + start)
             data = file.read(size)
@@ -69,19 +72,21 @@ class Array:
         return data
 
 
-def _of_tensor(tensor: Any, start: int, size: int) -> bytes:
-    import torch
+@dataclass(frozen=True)
+class OneAtATime:
+    """Makes whole tensors when their bytes are asked for, and keeps the last: they are read piece by piece."""
 
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    raw = flat.view(torch.uint8) if flat.numel() else flat.new_empty(0, dtype=torch.uint8)
-    part = raw[start : start + size]
-    return part.numpy().tobytes() if _has_numpy() else bytes(part.tolist())
+    make: Callable[[str], Any]
+    kept: Dict[str, Any] = field(default_factory=dict)
 
+    def named(self, name: str) -> Callable[[], Any]:
+        def whole() -> Any:
+            if name not in self.kept:
+                self.kept.clear()
+                self.kept[name] = self.make(name).detach().cpu().contiguous()
+            return self.kept[name]
 
-def _has_numpy() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("numpy") is not None
+        return whole
 
 
 # ---- safetensors ------------------------------------------------------------------------------------------------
@@ -97,8 +102,9 @@ def safetensors_arrays(path: str) -> Dict[str, Array]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        header.pop("__metadata__", None)
-        return {str(name): _entry(path, entry, 8 + length, size) for name, entry in header.items()}
+        notes = json.loads((header.pop("__metadata__", None) or {}).get("gpusched", "{}"))
+        found = {str(name): _entry(path, entry, 8 + length, size) for name, entry in header.items()}
+        return _noted(path, found, notes)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _no_safetensors(path, "its header cannot be read: %s" % error) from None
 
@@ -114,6 +120,46 @@ def _entry(path: str, entry: Dict[str, Any], base: int, size: int) -> Array:
     if base + end > size:
         raise ValueError("the file is cut short (%d bytes instead of %d)" % (size, base + end))
     return array
+
+
+def _noted(path: str, found: Dict[str, Array], notes: Dict[str, Any]) -> Dict[str, Array]:
+    """What plan.py has noted: kinds of numbers that the layout has no name for, and other names of the same memory."""
+    for name, note in notes.items():
+        dtype, base = note.get("dtype", ""), found.get(note.get("of", name))
+        if base is None or (dtype and dtype not in WIDTHS):
+            raise ValueError("a note on %s does not fit" % name)
+        dtype, shape = dtype or base.dtype, tuple(note.get("shape", base.shape))
+        array = Array(dtype, shape, WIDTHS[dtype], path=path, offset=base.offset)
+        if "of" in note:
+            begin = base.offset + note["offset"] * array.width
+            array = replace(array, offset=begin)
+            in_place = note["stride"] == row_major(shape) and "stride" not in notes.get(note["of"], {})
+            if not in_place:  # a transposed view and the like: torch has to put it together
+                array = replace(array, held=OneAtATime(_read_whole(path)).named(name))
+            elif not base.offset <= begin <= begin + array.size <= base.offset + base.size:
+                raise ValueError("a note on %s does not fit" % name)
+        elif array.size != base.size:
+            raise ValueError("a note on %s does not fit" % name)
+        found[name] = array
+    return found
+
+
+def _read_whole(path: str) -> Callable[[str], Any]:
+    def make(name: str) -> Any:
+        from gpusched.checkpoint.disk import tensors
+
+        return tensors.read(path)[name]
+
+    return make
+
+
+def row_major(shape: Tuple[int, ...]) -> List[int]:
+    """Strides of a tensor whose elements follow each other as its shape says."""
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= max(1, length)
+    return strides[::-1]
 
 
 def _no_safetensors(path: str, why: str) -> CheckpointError:
@@ -140,29 +186,20 @@ def torch_arrays(path: str) -> Dict[str, Array]:
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         why = "%s is not a readable table of tensors: %s." % (path, error or type(error).__name__)
         raise CheckpointError(why, "Copy it again, or use another checkpoint.") from None
-    opened = _Opened(path)
+    mapped: Dict[str, Any] = {}
+
+    def make(name: str) -> Any:
+        if not mapped:
+            import torch
+
+            mapped.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return mapped[name]
+
+    opened = OneAtATime(make)
     return {
         str(name): Array(one.dtype, one.shape, WIDTHS[one.dtype], path=path, held=opened.named(str(name)))
         for name, one in table.items()
     }
-
-
-class _Opened:
-    """The file's tensors, mapped when the first is needed."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._tensors: Optional[Dict[str, Any]] = None
-
-    def named(self, name: str) -> Any:
-        return lambda: self._all()[name]
-
-    def _all(self) -> Dict[str, Any]:
-        if self._tensors is None:
-            import torch
-
-            self._tensors = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
-        return self._tensors
 
 
 @dataclass(frozen=True)

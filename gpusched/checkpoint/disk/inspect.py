@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from gpusched.checkpoint.disk import files
-from gpusched.checkpoint.disk.arrays import Array, safetensors_arrays, torch_arrays
+from gpusched.checkpoint.disk.arrays import WIDTHS, Array, OneAtATime, safetensors_arrays, torch_arrays
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.rundir import read_json
 
@@ -138,6 +138,7 @@ def _read_tree(path: str) -> Dict[str, Any]:
             tree = json.load(file)
         if not isinstance(tree, dict):
             raise ValueError("it is not an object")
+        tree = tree["tree"] if isinstance(tree.get("tree"), dict) else tree  # format 1 has it bare
         tensors = _tensors_beside(path)
         whole: Dict[str, Any] = {}
         for key, value in tree.items():
@@ -154,9 +155,26 @@ def _tensors_beside(path: str) -> Dict[str, Array]:
     folder, name = os.path.split(path)
     stem = "tensors" if name == SHARED else name[: -len(".json")]
     modern, old = (os.path.join(folder, stem + ending) for ending in (".safetensors", ".pt"))
+    found: Dict[str, Array] = {}
     if os.path.exists(modern):
-        return safetensors_arrays(modern)
-    return torch_arrays(old) if os.path.exists(old) else {}
+        found = safetensors_arrays(modern)
+    elif os.path.exists(old):
+        found = torch_arrays(old)
+    return dict(found, **_sharded(folder, "shared" if name == SHARED else "own"))
+
+
+def _sharded(folder: str, half: str) -> Dict[str, Array]:
+    """Tensors whose pieces several ranks have written."""
+    if not os.path.isdir(os.path.join(folder, "shards")):
+        return {}
+    from gpusched.checkpoint.ranks import shards
+
+    found = shards.placeholders(folder, half)
+    whole = OneAtATime(lambda name: found[name].whole())
+    return {
+        name: Array(one.dtype_name, one.shape, WIDTHS[one.dtype_name], held=whole.named(name), pieces=len(one.pieces))
+        for name, one in found.items()
+    }
 
 
 def _node(value: Any, tensors: Dict[str, Array]) -> Any:
@@ -168,7 +186,7 @@ def _node(value: Any, tensors: Dict[str, Array]) -> Any:
     if tag is None:
         return {key: _node(one, tensors) for key, one in value.items()}
     body = value[tag]
-    if tag == "$tensor":
+    if tag in ("$tensor", "$sharded"):
         return tensors[body]
     if tag == "$numpy":
         return _numpy(value, tensors)
