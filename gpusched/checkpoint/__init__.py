@@ -4,9 +4,25 @@ Runs in the user's training environment: Python 3.9 or newer, the standard libra
 script uses them. Importing it imports neither. See run.py for what `Run` does, files.py for what lies on disk.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gpusched.checkpoint.disk.files import Checkpoint, list_checkpoints
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.fingerprint import digest
 from gpusched.checkpoint.run import Run
 
-__all__ = ["Checkpoint", "CheckpointError", "Run", "digest", "list_checkpoints"]
+if TYPE_CHECKING:
+    from gpusched.checkpoint.data.exact import exact_loader
+
+__all__ = ["Checkpoint", "CheckpointError", "Run", "digest", "exact_loader", "list_checkpoints"]
+
+_NEEDS_TORCH = {"exact_loader": "gpusched.checkpoint.data.exact"}
+
+
+def __getattr__(name: str) -> Any:
+    """What is written on top of torch is imported when it is first asked for."""
+    if name not in _NEEDS_TORCH:
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+    import importlib
+
+    return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "client": ("gpusched.model", *LEAVES),
     "demo": ("gpusched.model", "gpusched.client", *LEAVES),
+    "rehearse": ("gpusched.rundir", "gpusched.checkpoint"),
     "web": ("gpusched.model", "gpusched.client"),
     # Its local commands (daemon run, demo, doctor, simulate, …) import what they run inside the command.
     "__main__": ("gpusched.cli",),
@@ -74,7 +75,14 @@ HOMES: dict[str, tuple[str, ...]] = {
 ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "accelerate"}
 # Files that are written on top of torch. They may import it first thing, and are themselves only imported lazily.
 FRAMEWORKS = tuple(f"gpusched/checkpoint/frameworks/{name}.py" for name in ("lightning", "transformers", "accelerate"))
-TORCH_FILES = ("gpusched/checkpoint/data/keyed.py", "gpusched/checkpoint/ranks/resharding.py", *FRAMEWORKS)
+TORCH_FILES = (
+    "gpusched/checkpoint/data/exact.py",
+    "gpusched/checkpoint/data/keyed.py",
+    "gpusched/checkpoint/data/orders.py",
+    "gpusched/checkpoint/data/streams.py",
+    "gpusched/checkpoint/ranks/resharding.py",
+    *FRAMEWORKS,
+)
 TORCH_MODULES = tuple(path.removesuffix(".py").replace("/", ".") for path in TORCH_FILES)
 STDLIB_ONLY = {*PURE, "ports", "rundir", "paths", "supervisor", "checkpoint", "store", "client"}
 NOT_FOR_CLIENTS = ("asyncio", "aiohttp", "pydantic", "torch")
