@@ -3,8 +3,8 @@
 Two kinds of things in the functions that are running now, found by walking up the stack:
 
     objects   generators, optimizers, schedulers, metrics that are not registered (see state/unregistered.py)
-    plain     numbers, texts and lists in variables and in attributes of `self`: a running sum, the best score so far,
-              a counter of one's own, which all begin anew after a stop
+    plain     numbers, texts and lists in variables and in attributes of the user's own objects: a running sum, the best
+              score so far, a counter of one's own, which all begin anew after a stop
 
 Looks only, calls nothing of what it finds but state_dict(). Not for training itself: it costs time at every point.
 """
@@ -74,7 +74,8 @@ def _state(one: Any) -> Any:
 
 
 def plain(stack: List[Any]) -> Dict[str, str]:
-    """name → value (if it is short) or mark, of variables, and attributes of `self`, in the functions that run now."""
+    """name → value (if it is short) or mark, of variables in the functions that run now, and of attributes of objects
+    whose class is the user's own."""
     found: Dict[str, str] = {}
     for frame in stack:
         for name, value in list(frame.f_locals.items())[:_MOST]:
@@ -82,11 +83,24 @@ def plain(stack: List[Any]) -> Dict[str, str]:
                 continue
             if _is_plain(value):
                 found.setdefault(_named(frame, name), _shown(value))
-            elif name == "self":
+            elif _is_users(type(value)):
                 for inner, attribute in list(getattr(value, "__dict__", {}).items())[:_MOST]:
                     if _is_plain(attribute):
-                        found.setdefault(_named(frame, "self." + inner), _shown(attribute))
+                        found.setdefault(_named(frame, "%s.%s" % (name, inner)), _shown(attribute))
     return found
+
+
+def _is_users(kind: Any) -> bool:
+    """Whether a class is from the script or a module of the user's, not from a library."""
+    if kind not in _classes:
+        module = sys.modules.get(str(getattr(kind, "__module__", "")))
+        path = getattr(module, "__file__", None) or ""
+        inside = path.startswith(_LIBRARIES) or path.startswith(_OURS)
+        _classes[kind] = kind.__module__ == "__main__" or (bool(path) and not inside)
+    return _classes[kind]
+
+
+_classes: Dict[Any, bool] = {}
 
 
 def _shown(value: Any) -> str:

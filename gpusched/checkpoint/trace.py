@@ -4,7 +4,7 @@ Active only where GPUSCHED_TRACE names a file (rank r > 0 appends `.rank<r>`). T
 first step at which they part, and what was the first to differ; gpusched/rehearse/diagnose.py reads them.
 
     {"trace": 1, "rank", "directory", "seed", "pid"}     once per Run, at its first safe point
-    {"n": which safe point of this process, "run": which Run of this process, "kind": "step"|"micro_step"|"check"|"epoch",
+    {"n": which safe point of this process, "run": which Run of it, "kind": "step"|"micro_step"|"check"|"epoch",
      "phase", "epoch", "batch", "step", "calls": batches handed out by each loop of the epoch so far,
      "call": which of these loops is running, or null,
      "metrics", "rng", "batches", "values", "parts", "objects", "plain": values or marks (see marks.py),

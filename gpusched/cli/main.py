@@ -41,6 +41,7 @@ COMMANDS = {
     "gpus": "gpus",
     "daemon": "daemon",
     "doctor": "doctor",
+    "rehearse": "rehearse",
     "demo": "demo",
     "completion": "completion",
     "version": "version",
