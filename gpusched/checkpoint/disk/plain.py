@@ -58,7 +58,8 @@ def _encode_foreign(value: Any, tensors: Dict[str, Any], where: str) -> Any:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None:
         if isinstance(value, torch.Tensor):
-            return {"$tensor": _keep(value, tensors, where)}
+            kind = "$sharded" if type(value).__name__ == "DTensor" else "$tensor"
+            return {kind: _keep(value, tensors, where)}
         if isinstance(value, torch.Size):
             return {"$tuple": list(value)}
         if isinstance(value, (torch.dtype, torch.device)):
@@ -67,7 +68,7 @@ def _encode_foreign(value: Any, tensors: Dict[str, Any], where: str) -> Any:
         array = numpy.ascontiguousarray(value)
         form = {"dtype": value.dtype.str, "shape": list(value.shape), "scalar": isinstance(value, numpy.generic)}
         if torch is not None and array.nbytes > _LARGE:
-            flat = torch.from_numpy(array.reshape(-1).view(numpy.uint8).copy())
+            flat = torch.from_numpy((array if array.flags.writeable else array.copy()).reshape(-1).view(numpy.uint8))
             return dict(form, **{"$numpy": {"$tensor": _keep(flat, tensors, where)}})
         return dict(form, **{"$numpy": base64.b64encode(array.tobytes()).decode()})
     raise CheckpointError(
@@ -82,13 +83,7 @@ def kind_of(value: Any) -> str:
 
 
 def _keep(tensor: Any, tensors: Dict[str, Any], where: str) -> str:
-    """Put a tensor into the table under a name of its own; a DTensor or a meta tensor has no bytes to store."""
-    tensor = tensor.detach()
-    if tensor.is_meta or type(tensor).__name__ == "DTensor":
-        raise CheckpointError(
-            "%s is a %s tensor, which this version cannot store." % (where, "meta" if tensor.is_meta else "sharded"),
-            "Register objects whose tensors are whole and hold data.",
-        )
+    """Put a tensor into the table under a name of its own. plan.py refuses what cannot be stored, by that name."""
     name, count = where, 1
     while name in tensors:
         name, count = "%s#%d" % (where, count), count + 1
@@ -106,7 +101,7 @@ def decode(value: Any, tensors: Dict[str, Any]) -> Any:
     if tag is None:
         return {key: decode(item, tensors) for key, item in value.items()}
     body = value[tag]
-    if tag == "$tensor":
+    if tag in ("$tensor", "$sharded"):
         return tensors[body]
     if tag == "$float":
         return float(body)
@@ -139,4 +134,3 @@ def _decode_foreign(tag: str, value: Dict[str, Any], tensors: Dict[str, Any]) ->
     if tag == "$dtype":
         return getattr(torch, value[tag].split(".")[1])
     raise CheckpointError("The checkpoint holds %s, which this version does not know." % tag, "Update gpusched.")
-

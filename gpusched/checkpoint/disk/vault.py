@@ -1,26 +1,81 @@
 """The checkpoint directory of one run: saving into it, loading the newest good one from it, telling what went wrong.
 
+    claim()        nobody else may save there from now on          load()         the newest good checkpoint
+    save()         durable when it returns                         save_behind()  a snapshot now, written by a thread
+    finished()     how a write behind the training has ended       settle()       the same, waiting for it
+
+A save that fails never ends the training and never costs an older checkpoint. A directory that has vanished is made
+again by the next save. With several ranks, ranks/together.py has them do the same thing to the same checkpoint.
 Must not decide when to save (run.py does) nor know what the saved tree means.
 """
 
 import errno
 import os
-import shutil
+import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gpusched.checkpoint.disk import contents, files
+from gpusched.checkpoint.disk.lock import Lock
+from gpusched.checkpoint.disk.snapshot import Arena, NoRoom
+from gpusched.checkpoint.disk.writer import Outcome, Writer
 from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.ranks.group import ALONE
+
+Tree = Dict[str, Any]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Vault:
-    """Writes and reads checkpoints in one directory; keeps the newest `keep` good ones."""
+    """Writes and reads checkpoints in one directory; keeps the newest `keep`, and one for every keep_every_steps."""
 
-    def __init__(self, directory: str, keep: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        keep: int,
+        tell: Callable[[str], None],
+        keep_every_steps: Optional[int] = None,
+        ranks: Any = ALONE,
+    ) -> None:
         self.directory, self._keep, self._tell = os.path.abspath(directory), keep, tell
+        self._keep_every_steps, self._ranks = keep_every_steps, ranks
         self.latest: Optional[files.Checkpoint] = None  # continued from or last written
+        self._lock = Lock(self.directory, tell)
+        self._device: Optional[int] = None  # of the directory when it was claimed: an unmounted disk is noticed
+        self._writer, self._arena = Writer(), Arena()
+        self._behind_impossible = False
 
-    def load(self) -> Optional[Tuple[files.Checkpoint, Dict[str, Any]]]:
-        """The newest good checkpoint and its content; None if there is none at all.
+    # one run at a time
+
+    def claim(self) -> None:
+        """Make sure that nobody else saves here, before loading. Creates the directory. Harmless when repeated.
+
+        Raises CheckpointError if another run has it. If nothing can be written there, that is only told: an older
+        checkpoint can still be continued, and every save will say what is wrong.
+        """
+        if self._ranks.rank != 0:
+            return
+        try:
+            files.make_directory(self.directory)
+            self._device = os.stat(self.directory).st_dev
+            self._lock.take()
+            if not os.access(self.directory, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            files.clear_leftovers(self.directory)
+        except OSError as error:
+            text = "NOTHING CAN BE SAVED in %s (%s): %s; training goes on without"
+            self._tell(text % (self.directory, error.strerror, _remedy(error)))
+
+    def release(self) -> None:
+        """Let others save here, and give the memory of snapshots back. Waits for a write. Harmless when repeated."""
+        self._writer.wait()
+        self._arena.close()
+        self._lock.release()
+
+    # loading
+
+    def load(self) -> Optional[Tuple[files.Checkpoint, Tree, int]]:
+        """The newest good checkpoint, its content and the number of ranks that saved it; None if there is none at all.
 
         Torn ones are skipped with a sentence. Raises CheckpointError if there are checkpoints and none can be used:
         a run never starts from zero without its owner knowing.
@@ -33,21 +88,17 @@ class Vault:
                 "Check its permissions, or choose another directory.",
             ) from None
 
-    def _load(self) -> Optional[Tuple[files.Checkpoint, Dict[str, Any]]]:
+    def _load(self) -> Optional[Tuple[files.Checkpoint, Tree, int]]:
         skipped: List[str] = []
-        for found in files.newest_good(self.directory):
-            problem = found.problem
+        for found in reversed(files.list_checkpoints(self.directory)):
+            problem, loaded = found.problem, None
             if found.newer_format:
                 raise CheckpointError("%s cannot be read: %s." % (found.path, problem), "Update gpusched here.")
             if not problem:
-                try:
-                    tree = contents.read(found.path)
-                    self.latest = found
-                    return found, tree
-                except ImportError:
-                    raise
-                except Exception as error:  # torch raises many kinds for a file that it cannot read
-                    problem = "it cannot be read (%s: %s)" % (type(error).__name__, error)
+                problem, loaded = self._read(found)
+            if loaded is not None:
+                self.latest = found
+                return (found, *loaded)
             skipped.append(found.name)
             self._tell("skipping checkpoint %s: %s" % (found.name, problem))
         if skipped:
@@ -57,47 +108,172 @@ class Vault:
             )
         return None
 
-    def save(self, tree: Dict[str, Any], about: Dict[str, Any]) -> files.Checkpoint:
-        """Write one checkpoint, durable when this returns. On a full disk all but the newest good one make room.
-
-        Raises OSError or CheckpointError; then the older checkpoints are as they were.
-        """
-        about = dict(about, parent=self.latest.name if self.latest else "")
-        step = int(tree["position"]["steps"])
+    def _read(self, found: files.Checkpoint) -> "Tuple[str, Optional[Tuple[Tree, int]]]":
+        """(what is wrong with it, its content), every byte compared with the manifest's checksums on the way."""
+        strange = files.unlisted(found)
+        if strange:
+            text = "%s holds %s, which gpusched did not write; it is not read"
+            self._tell(text % (found.name, ", ".join(strange[:3]) + (", …" if len(strange) > 3 else "")))
         try:
-            self.latest = self._publish(step, tree, about)
+            problem = files.compare_others(found, contents.read_with_checksums(found.path, self._ranks.rank))
+            if problem:
+                return problem, None
+            return "", contents.read(found.path, self._ranks.rank, found.manifest["files"])
+        except ImportError:
+            raise
+        except CheckpointError as error:
+            return error.message.rstrip("."), None
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full or not self._make_room():
+            return "it cannot be read (%s)" % error.strerror, None
+        except Exception as error:  # torch and json raise many kinds for a file that they cannot read
+            first = (str(error) or "?").splitlines()[0]
+            if type(error) is not ValueError:
+                first = "it cannot be read (%s: %s)" % (type(error).__name__, first)
+            return first, None
+
+    # saving
+
+    def save(self, tree: Tree, about: Dict[str, Any]) -> files.Checkpoint:
+        """Write one checkpoint, durable when this returns. On a full disk older ones make room.
+
+        Waits for a write behind the training first; its outcome can still be collected. Raises OSError or
+        CheckpointError; then the older checkpoints are as they were.
+        """
+        self._writer.wait()
+        halves = contents.encode_halves(tree)
+        return self._publish(_step(tree), halves, about, self._tell)
+
+    def save_behind(self, tree: Tree, about: Dict[str, Any]) -> float:
+        """Copy the state now and write it in a thread. Returns the seconds that this call has taken.
+
+        The outcome comes by `finished()` or `settle()`. One write at a time: a second call waits for the first, since a
+        save that was asked for must not be dropped. Where there is no memory for a copy the state is written before
+        this returns, which is told once. Raises CheckpointError for what cannot be stored.
+        """
+        began = time.monotonic()
+        self._writer.wait()
+        step, halves = _step(tree), contents.encode_halves(tree)
+        about = dict(about)
+        try:
+            halves = contents.copied(halves, self._arena)
+        except NoRoom as error:
+            if not self._behind_impossible:
+                self._tell("cannot save behind the training: %s; it stands still for every save instead" % error)
+            self._behind_impossible = True
+            self._writer.begin(lambda notes: self._publish(step, halves, about, notes.append), 0.0)
+            self._writer.wait()
+            return time.monotonic() - began
+
+        def work(notes: List[str]) -> files.Checkpoint:
+            checkpoint = self._publish(step, halves, about, notes.append)
+            self._tidy(notes.append)
+            return checkpoint
+
+        stall = time.monotonic() - began
+        self._writer.begin(work, stall)
+        return time.monotonic() - began
+
+    def prepare(self, tree: Tree) -> None:
+        """Allocate memory for snapshots of such a tree ahead of the first `save_behind`, which is slow without."""
+        try:
+            self._arena.reserve(contents.plans(contents.encode_halves(tree)))
+        except NoRoom:
+            pass  # the first save will tell
+
+    def finished(self) -> Optional[Outcome]:
+        """How a write behind the training has ended, once; None if none has. Does not wait."""
+        outcome = self._writer.finished()
+        for note in outcome.notes if outcome is not None else ():
+            self._tell(note)
+        return outcome
+
+    def settle(self) -> Optional[Outcome]:
+        """Wait for the write behind the training, and return how it ended; None if there was none to report."""
+        self._writer.wait()
+        return self.finished()
+
+    def _publish(
+        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None]
+    ) -> files.Checkpoint:
+        about = dict(about, parent=self.latest.name if self.latest else "")
+        try:
+            self.latest = self._write(step, halves, about, tell)
+        except OSError as error:
+            if error.errno not in _FULL or not self._make_room(tell):
                 raise
-            self.latest = self._publish(step, tree, about)
+            self.latest = self._write(step, halves, about, tell)
         return self.latest
 
-    def _publish(self, step: int, tree: Dict[str, Any], about: Dict[str, Any]) -> files.Checkpoint:
-        return files.publish(self.directory, step, lambda folder: contents.write(folder, tree), about)
+    def _write(
+        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None]
+    ) -> files.Checkpoint:
+        if self._ranks.rank == 0:
+            self._find_directory(tell)
+        if self._ranks.size > 1:
+            from gpusched.checkpoint.ranks import together
 
-    def _make_room(self) -> bool:
+            saved: files.Checkpoint = together.save(self._ranks, self.directory, step, halves, about)
+            return saved
+        with files.Draft(self.directory) as draft:
+            return draft.seal(step, contents.write_halves(draft.folder, 0, halves), about)
+
+    def _find_directory(self, tell: Callable[[str], None]) -> None:
+        """The directory is there, or is made again, and it is still ours. Raises OSError, CheckpointError."""
+        if not os.path.isdir(self.directory):
+            if self._device is not None and files.device_of(self.directory) != self._device:
+                raise CheckpointError(
+                    "%s is gone, and so is the disk that it was on." % self.directory,
+                    "Mount it again: the next save goes there.",
+                )
+            files.make_directory(self.directory)
+            if self._device is not None:
+                tell("the checkpoint directory %s had vanished and was made again" % self.directory)
+        self._lock.confirm()
+
+    def _make_room(self, tell: Callable[[str], None]) -> bool:
+        if self._ranks.rank != 0:
+            return False
         try:
-            deleted = files.prune(self.directory, keep=1)
+            deleted = files.prune(self.directory, 1, self._keep_every_steps)
         except OSError:
             return False
         if deleted:
-            self._tell("the disk is full: deleted %d older checkpoint(s) to make room" % len(deleted))
+            tell("the disk is full: deleted %d older checkpoint(s) to make room" % len(deleted))
         return bool(deleted)
 
     def tidy(self) -> None:
-        """Delete what is older than the newest `keep`; a failure to do so is only told."""
-        try:
-            files.prune(self.directory, self._keep)
-        except OSError as error:
-            self._tell("cannot delete old checkpoints in %s (%s)" % (self.directory, error.strerror))
+        """Delete what is older than the newest `keep`; a failure to do so is only told. Not while a write runs."""
+        if not self._writer.busy:
+            self._tidy(self._tell)
 
-    def why_not(self, error: BaseException) -> str:
-        """A sentence on why a save failed, and what is still there."""
+    def _tidy(self, tell: Callable[[str], None]) -> None:
+        if self._ranks.rank != 0:
+            return
+        try:
+            files.prune(self.directory, self._keep, self._keep_every_steps)
+        except OSError as error:
+            tell("cannot delete old checkpoints in %s (%s)" % (self.directory, error.strerror))
+
+    def why_not(self, error: Optional[BaseException]) -> str:
+        """A sentence on why a save failed, what to do, and what is still there."""
         if isinstance(error, CheckpointError):
             return str(error)
         text = "%s: %s" % (self.directory, getattr(error, "strerror", None) or error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            text += " (%d MiB free)" % (shutil.disk_usage(self.directory).free >> 20)
+        if getattr(error, "errno", None) in _FULL:
+            text += " (%d MiB free)" % (files.free_space(self.directory) >> 20)
+        if isinstance(error, OSError):
+            text += "; %s" % _remedy(error)
         last = "the last good one is %s" % self.latest.name if self.latest else "there is no earlier one"
         return "%s; %s" % (text, last)
+
+
+def _step(tree: Tree) -> int:
+    return int(tree["shared"]["position"]["steps"])
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in _FULL:
+        return "make room there, or let fewer be kept (keep=)"
+    if error.errno in _CLOSED:
+        return "let this user write there, or choose another directory"
+    return "see to that disk, or choose another directory"
