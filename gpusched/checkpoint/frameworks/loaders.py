@@ -1,0 +1,81 @@
+"""A loader of the framework's, visited in an order that depends on nothing but (seed, epoch, place).
+
+Frameworks call iter() and next() at moments of their own: early, once too often, one batch ahead. So a walk over the
+batches begins at its first next(), asks then where it is, and draws nothing from the script's generators.
+Must not import any framework, nor torch before the script does.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Optional
+
+from gpusched.checkpoint.data.sources import source_for
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a walk over a loader begins."""
+
+    seed: int
+    start: int = 0  # batches to leave out
+    state: Any = None  # of a stateful source, after these batches
+
+
+class FollowingLoader:
+    """Stands for a loader: same length, same attributes; `where(self)` is asked at the first next() of every walk."""
+
+    def __init__(self, loader: Any, source: Any, where: "Callable[[FollowingLoader], Place]") -> None:
+        self.loader, self.source, self._where = loader, source, where
+
+    def __len__(self) -> int:
+        length = self.source.length()
+        if length is None:
+            raise TypeError("this loader has no length")
+        return int(length)
+
+    def __iter__(self) -> "Walk":
+        return Walk(self, self._where)
+
+    def __getattr__(self, name: str) -> Any:
+        # the framework may look at the dataset or the batch size; it must not set up workers, which are not here
+        if name.startswith("_") or name in ("loader", "source", "worker_init_fn", "set_epoch"):
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def state_dict(self) -> Any:
+        """Nothing: where to start is asked for. That there is such a method tells Lightning that it can resume."""
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+class Walk:
+    """One pass over a loader."""
+
+    def __init__(self, loader: FollowingLoader, where: Callable[[FollowingLoader], Place]) -> None:
+        self._loader, self._where = loader, where
+        self._items: Optional[Iterator[Any]] = None
+        self.handed = 0  # batches given out
+
+    def __iter__(self) -> "Walk":
+        return self
+
+    def __next__(self) -> Any:
+        if self._items is None:
+            place = self._where(self._loader)
+            self._items = iterate(self._loader.source, place)
+        item = next(self._items)
+        self.handed += 1
+        return item
+
+
+def iterate(source: Any, place: Place) -> Iterator[Any]:
+    """The batches of a source from a place on."""
+    if place.state is not None:
+        return iter(source.iterate(place.seed, place.start, place.state))
+    return iter(source.iterate(place.seed, place.start))
+
+
+def source_of(loader: Any, tell: Callable[[str], None]) -> Any:
+    """The source for a loader of one process."""
+    return source_for(loader, tell)
