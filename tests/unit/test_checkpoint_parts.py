@@ -38,9 +38,11 @@ def test_weights_buffers_and_moments_come_back():
     model, other = pair(0), pair(1)
     optimizer, another = torch.optim.AdamW(model.parameters(), lr=0.1), torch.optim.AdamW(other.parameters(), lr=0.2)
     trained(model, optimizer)
-    move({"model": model, "optimizer": optimizer}, {"model": other, "optimizer": another})
+    told = []
+    move({"model": model, "optimizer": optimizer}, {"model": other, "optimizer": another}, told.append)
     assert digest(other) == digest(model)
     assert digest(another) == digest(optimizer)
+    assert len(told) == 1 and "begins with lr=0.2 in optimizer, and began with 0.1" in told[0]
 
 
 def test_moments_follow_the_name_of_their_parameter_when_the_order_has_changed():
@@ -60,8 +62,9 @@ def test_groups_in_another_order_keep_their_own_options():
 
     model, other = pair(0), pair(1)
     optimizer, turned = grouped(model, 1), grouped(other, -1)
+    source = Registry({"model": model, "optimizer": optimizer})
     optimizer.param_groups[1]["lr"] = 0.3
-    move({"model": model, "optimizer": optimizer}, {"model": other, "optimizer": turned})
+    Registry({"model": other, "optimizer": turned}).restore(copy.deepcopy(source.capture()), told_nothing)
     assert [group["lr"] for group in turned.param_groups] == [0.3, 0.1]
     assert [group["weight_decay"] for group in turned.param_groups] == [0.5, 0.01]
 
@@ -201,8 +204,10 @@ def test_a_scheduler_goes_on_with_the_right_learning_rate(make, tmp_path):
 
     one, other = script(0), script(1)
     rates(one, 4)
-    contents.write(str(tmp_path), {"parts": Registry(one).capture()})
-    Registry(other).restore(contents.read(str(tmp_path))["parts"], told_nothing)
+    tree = {"shared": {"parts": Registry(one).capture()}, "own": {}}
+    contents.write_shared(str(tmp_path), tree)
+    contents.write_own(str(tmp_path), 0, tree)
+    Registry(other).restore(contents.read(str(tmp_path))[0]["shared"]["parts"], told_nothing)
     assert rates(one, 8) == rates(other, 8)
 
 

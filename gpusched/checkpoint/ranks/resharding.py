@@ -49,12 +49,13 @@ def load(saved: Sharded, live: DTensor) -> DTensor:
     return target
 
 
-def load_as(saved: Sharded, parameter: DTensor) -> DTensor:
+def beside(value: Any, parameter: DTensor) -> DTensor:
     """A DTensor on the mesh of a parameter, laid out as it was saved if that fits, else in full on every rank."""
     mesh = parameter.device_mesh
-    places = [_parsed(text) for text in saved.placements]
+    places = [_parsed(text) for text in value.placements] if isinstance(value, Sharded) else []
     fits = len(places) == mesh.ndim and None not in places
-    return _spread(saved.whole(), mesh, places if fits else [Replicate()] * mesh.ndim)
+    whole = value.whole() if isinstance(value, Sharded) else value
+    return _spread(whole, mesh, places if fits else [Replicate()] * mesh.ndim)
 
 
 def distribute(whole: torch.Tensor, live: DTensor) -> DTensor:

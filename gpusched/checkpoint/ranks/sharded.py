@@ -142,15 +142,16 @@ def fit(value: Any, live: Any = None) -> Any:
 
 
 def laid_out(value: Any, parameter: Any) -> Any:
-    """A loaded tensor of an optimizer's state whose shape is not its parameter's, on the parameter's mesh.
+    """A loaded tensor of an optimizer's state whose shape is not its parameter's (Adafactor's rows and columns).
 
-    (Adafactor's rows and columns.) It is laid out as it was saved, if that was on a mesh of as many dimensions.
+    Beside a parameter that lies on a mesh it is laid out as it was saved, if that fits that mesh, else in full on
+    every rank. Counters that were saved as ordinary scalars stay so.
     """
-    if not isinstance(value, Sharded) or not is_sharded(parameter):
+    if not is_sharded(parameter) or (not isinstance(value, Sharded) and len(value.shape) == 0):
         return fit(value)
     from gpusched.checkpoint.ranks import resharding
 
-    return resharding.load_as(value, parameter)
+    return resharding.beside(value, parameter)
 
 
 def gathered(value: Any) -> Any:

@@ -5,12 +5,13 @@ constructor overwrites a learning rate that was loaded), then the rest. Must not
 """
 
 import copy
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List, Tuple
 
 from gpusched.checkpoint.errors import CheckpointError
-from gpusched.checkpoint.state.parts import ModulePart, make_part
+from gpusched.checkpoint.state.parts import ModulePart, OptimizerPart, make_part
 
 _ROLES = ["model", "optimizer", "scheduler", "scaler", "ema", "metrics", "extra", "generators"]
+_OWN = ("metrics", "extra", "generators")  # of one rank; the others are equal on all of them
 _NEEDED = ("model", "optimizer")  # a run without the others' state is inexact, without these it is another run
 
 
@@ -26,6 +27,21 @@ class Registry:
                 part = make_part(key, target, self.modules)
                 part.heavy = part.heavy or role == "ema"
                 self._parts[key] = part
+
+    @property
+    def targets(self) -> List[Any]:
+        """Everything that was registered."""
+        return [part.target for part in self._parts.values()]
+
+    @property
+    def optimizers(self) -> List[Any]:
+        return [part.target for part in self._parts.values() if isinstance(part, OptimizerPart)]
+
+    @staticmethod
+    def split(trees: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """(what is equal on all ranks, what belongs to this one)."""
+        own = {key: tree for key, tree in trees.items() if key.split(".")[0] in _OWN}
+        return {key: tree for key, tree in trees.items() if key not in own}, own
 
     def capture(self, small: Any = None) -> Dict[str, Any]:
         """The state of all parts now; with `small` (from capture_small) the small state of that earlier moment."""
@@ -47,7 +63,8 @@ class Registry:
                 self._mismatch(key, key in trees, tell)
         for key, part in self._parts.items():
             if key in trees:
-                part.restore(trees[key] if part.heavy else copy.deepcopy(trees[key]))
+                for note in part.restore(trees[key] if part.heavy else copy.deepcopy(trees[key])):
+                    tell(note)
 
     def restore_small(self, trees: Dict[str, Any]) -> None:
         for key, part in self._parts.items():
