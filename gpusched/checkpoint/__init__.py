@@ -13,10 +13,14 @@ from gpusched.checkpoint.run import Run
 
 if TYPE_CHECKING:
     from gpusched.checkpoint.data.exact import exact_loader
+    from gpusched.checkpoint.weights import load_weights
 
-__all__ = ["Checkpoint", "CheckpointError", "Run", "digest", "exact_loader", "list_checkpoints"]
+__all__ = ["Checkpoint", "CheckpointError", "Run", "digest", "exact_loader", "list_checkpoints", "load_weights"]
 
-_NEEDS_TORCH = {"exact_loader": "gpusched.checkpoint.data.exact"}
+_NEEDS_TORCH = {
+    "exact_loader": "gpusched.checkpoint.data.exact",
+    "load_weights": "gpusched.checkpoint.weights",
+}
 
 
 def __getattr__(name: str) -> Any:
