@@ -169,7 +169,7 @@ class Vault:
             self._tidy(notes.append)
             return checkpoint
 
-        stall = time.monotonic() - began
+        stall = about["stall"] = time.monotonic() - began  # for `gpusched checkpoints`
         self._writer.begin(work, stall)
         return time.monotonic() - began
 
