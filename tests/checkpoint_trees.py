@@ -1,4 +1,4 @@
-"""Checkpoints made by hand, in both formats, for tests of what reads them."""
+"""Checkpoints in both formats, for tests of what reads them: the old one by hand, today's by the library."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gpusched.checkpoint.disk import files
+from gpusched.checkpoint.disk import contents, files
 from gpusched.checkpoint.disk.plain import encode
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8",
@@ -38,40 +38,33 @@ def write_safetensors(path, tensors):
     Path(path).write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def _encoded(tree):
-    tensors = {}
+def put_old(directory, tree, step=10, **about):
+    """A checkpoint of format 1, as the first version wrote it."""
+    folder, tensors = Path(directory) / f"step-{step}", {}
+    folder.mkdir(parents=True)
     flat = {**{k: v for k, v in tree.items() if k != "parts"}, **{"parts/" + k: v for k, v in tree["parts"].items()}}
-    return {key: encode(value, tensors, key.replace("parts/", "")) for key, value in flat.items()}, tensors
-
-
-def put_old(directory, tree, step=10):
-    """A checkpoint of format 1."""
-
-    def write(folder):
-        plain, tensors = _encoded(tree)
-        (Path(folder) / "state.json").write_text(json.dumps(plain))
-        torch.save(tensors, Path(folder) / "tensors.pt")
-
-    return files.publish(str(directory), step, write, {"epoch": 1, "batch": 2, "environment": {"torch": "2.13.0"}})
+    plain = {key: encode(value, tensors, key.replace("parts/", "")) for key, value in flat.items()}
+    (folder / "state.json").write_text(json.dumps(plain))
+    torch.save(tensors, folder / "tensors.pt")
+    data = {path.name: path.read_bytes() for path in folder.iterdir()}
+    entries = {k: {"size": len(v), "checksum": "sha256:" + hashlib.sha256(v).hexdigest()} for k, v in data.items()}
+    told = {"epoch": 1, "batch": 2, "environment": {"torch": "2.13.0"}, "created_at": 1_790_000_000.0, "seconds": 0.25}
+    manifest = {**told, **about, "format": 1, "step": step, "files": entries}
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "seal": "sha256:" + seal}))
+    return files.examine(str(folder))
 
 
 def put(directory, tree, step=10, ranks=1, own=None, **about):
     """A checkpoint of format 2; `own` gives each rank's private tree (default: values and generators of `tree`)."""
-    private = ("values", "rng")
-    shared = {key: value for key, value in tree.items() if key not in private}
-    mine = own or [{**{key: tree[key] for key in private if key in tree}, "parts": {}}] * ranks
-
-    pieces = [("state", "tensors", shared), *((f"own-{rank}", f"own-{rank}", one) for rank, one in enumerate(mine))]
-
-    def write(folder):
-        for stem, table, part in pieces:
-            plain, tensors = _encoded(part)
-            (Path(folder) / f"{stem}.json").write_text(json.dumps(plain))
-            if tensors:
-                write_safetensors(Path(folder) / f"{table}.safetensors", tensors)
-
+    shared = {key: value for key, value in tree.items() if key not in ("values", "rng")}
+    mine = {key: tree[key] for key in ("values", "rng") if key in tree}
     told = {"epoch": 1, "batch": 2, "environment": {"torch": "2.13.0", "python": "3.11"}, **about}
-    return files.publish(str(directory), step, write, told)
+    with files.Draft(str(directory)) as draft:
+        entries = contents.write_shared(draft.folder, {"shared": shared})
+        for rank, one in enumerate(own or [{**mine, "parts": {}}] * ranks):
+            entries.update(contents.write_own(draft.folder, rank, {"shared": {}, "own": one}))
+        return draft.seal(step, entries, told)
 
 
 def digest_of(folder):

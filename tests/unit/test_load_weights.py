@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pathlib
 import re
 
 import pytest
@@ -130,7 +131,9 @@ def test_a_tensor_of_another_name_is_found_by_rename_and_prefix(tmp_path):
     load_weights(model, state, prefix="net.", rename={"features.0.": "body."})
     assert same(model, theirs)
     again = Net(seed=3)
-    load_weights(again, state, rename=lambda name: None if "decoder" in name else name[4:].replace("features.0", "body"))
+    load_weights(
+        again, state, rename=lambda name: None if "decoder" in name else name[4:].replace("features.0", "body")
+    )
     assert same(again, theirs)
 
 
@@ -288,12 +291,12 @@ def test_weights_that_were_saved_elsewhere_come_to_where_the_model_is(tmp_path):
 
 def test_a_mapped_file_is_not_written_to_by_training(tmp_path):
     path = write(tmp_path / "w.safetensors", Net(seed=1).state_dict())
-    data = open(path, "rb").read()
+    data = pathlib.Path(path).read_bytes()
     model = Net()
     load_weights(model, path)
     with torch.no_grad():
         model.body.weight.add_(1.0)
-    assert open(path, "rb").read() == data
+    assert pathlib.Path(path).read_bytes() == data
 
 
 # ---- files that are none ----------------------------------------------------------------------------------------

@@ -138,7 +138,6 @@ def _read_tree(path: str) -> Dict[str, Any]:
             tree = json.load(file)
         if not isinstance(tree, dict):
             raise ValueError("it is not an object")
-        tree = tree["tree"] if isinstance(tree.get("tree"), dict) else tree  # format 1 has it bare
         tensors = _tensors_beside(path)
         whole: Dict[str, Any] = {}
         for key, value in tree.items():
