@@ -14,14 +14,16 @@ class Watcher(Protocol):
 
     def loop_begins(self, call: Call) -> None: ...
 
+    def batch_begins(self, item: Any) -> None: ...
+
     def loop_ends(self) -> None: ...
 
 
 class Batches:
     """What run.batches() gives: iterate over it once; len() is the number of batches that are left."""
 
-    def __init__(self, run: Watcher, source: Any, call: Call, seed: int) -> None:
-        self._run, self._source, self._call, self._seed = run, source, call, seed
+    def __init__(self, run: Watcher, source: Any, call: Call, seed: int, state: Any = None) -> None:
+        self._run, self._source, self._call, self._seed, self._state = run, source, call, seed, state
 
     def __len__(self) -> int:
         length = self._source.length()
@@ -36,12 +38,13 @@ class Batches:
                 "A loop over run.batches() was started twice.", "Call run.batches(loader) again for another loop."
             )
         nothing_left = call.done or (length is not None and call.count >= length)
-        items = iter(()) if nothing_left else self._source.iterate(self._seed, call.count)
+        items = iter(()) if nothing_left else self._source.iterate(self._seed, call.count, self._state)
         self._run.loop_begins(call)
         try:
             for item in items:
                 call.count += 1
                 call.open_batch = True
+                self._run.batch_begins(item)
                 yield item
         finally:  # the end, or a break of the script
             call.done, call.open_batch = True, False

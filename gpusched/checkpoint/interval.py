@@ -9,6 +9,8 @@ Must not save, nor look at a clock: whoever asks says what time it is.
 import math
 from typing import Any, Dict, Union
 
+from gpusched.checkpoint.errors import CheckpointError
+
 AUTO = "auto"
 SHORTEST, LONGEST = 15.0, 3600.0  # seconds: bounds of what the rule may choose
 _PRIOR = 6 * 3600.0  # seconds until the first unprepared end, as long as none was seen
@@ -21,9 +23,10 @@ class Interval:
 
     def __init__(self, every_seconds: Every, every_steps: "int | None") -> None:
         if isinstance(every_seconds, str) and every_seconds != AUTO:
-            raise ValueError("every_seconds is a number of seconds, None or %r, not %r" % (AUTO, every_seconds))
+            text = "every_seconds=%r is not known." % every_seconds
+            raise CheckpointError(text, "Give a number of seconds, %r, or None for never." % AUTO)
         if every_steps is not None and every_steps < 1:
-            raise ValueError("every_steps is a number of steps from 1, or None, not %r" % (every_steps,))
+            raise CheckpointError("every_steps=%r is not possible." % every_steps, "Give a number from 1, or None.")
         self._every, self._steps = every_seconds, every_steps
         self._began = self._last = 0.0
         self._before: Dict[str, Any] = {"seconds": 0.0, "unprepared": 0}

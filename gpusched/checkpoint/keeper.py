@@ -1,30 +1,46 @@
 """The state of a run as one tree: assembling it for a checkpoint, and putting it back in the right order.
 
-Must not decide when to save, nor talk to the scheduler.
+The tree has two halves: `shared` is equal on all ranks (models, optimizers, the position), `own` belongs to one rank
+(generators, metrics, values). A single process has both. Must not decide when to save, nor talk to the scheduler.
 """
 
 import copy
-from typing import Any, Callable, Dict, Optional
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gpusched.checkpoint.disk import contents, files
 from gpusched.checkpoint.disk.vault import Vault
+from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.position import Position
-from gpusched.checkpoint.state import environment, randomness
+from gpusched.checkpoint.state import environment, gradients, randomness
 from gpusched.checkpoint.state.registry import Registry
 
 Tree = Dict[str, Any]
+Loaded = Tuple[files.Checkpoint, Tree, int]  # checkpoint, tree, number of ranks that saved it
 
 
 class Keeper:
     """Registered objects, the script's values, the position and the generators, kept in one vault."""
 
-    def __init__(self, registry: Registry, vault: Optional[Vault], tell: Callable[[str], None], seed: int) -> None:
-        self.registry, self.vault, self.tell, self.seed = registry, vault, tell, seed
+    def __init__(
+        self,
+        registry: Registry,
+        vault: Optional[Vault],
+        ranks: Any,
+        interval: Interval,
+        tell: Callable[[str], None],
+        seed: int,
+    ) -> None:
+        self.registry, self.vault, self.ranks, self.interval = registry, vault, ranks, interval
+        self.tell, self.seed = tell, seed
         self.values: Dict[str, Any] = {}
         self.position = Position()
         self.boundary: Optional[Tree] = None  # the small state where the present evaluation (or epoch) began
+        self.sources: Dict[int, Any] = {}  # where the batches of this epoch come from, by the number of the call
         self._epoch_rng: Tree = {}  # generators when this epoch began
         self._pending: Optional[Tree] = None  # loaded, to be put back once more when the loop over batches begins
+        self._foreign = False  # this rank did not exist when the checkpoint was saved: it draws numbers of its own
         self._saved_from: Optional[Tree] = None
         self._stored: Optional[Tree] = None  # the position in the newest checkpoint
 
@@ -33,15 +49,28 @@ class Keeper:
         """Whether the first lines of a resumed epoch are running again."""
         return self._pending is not None
 
+    # taking the state
+
     def tree(self, boundary: Optional[Tree] = None) -> Tree:
         """All that a checkpoint holds: the state now, or with a boundary the state as it was there."""
         small = boundary or self._small()
-        parts = self.registry.capture(boundary["parts"] if boundary else None)
-        shared = {"values": small["values"], "rng": small["rng"], "position": small["position"]}
-        return dict(shared, parts=parts, rng_epoch=self._epoch_rng, seed=self.seed)
+        shared_parts, own_parts = self.registry.split(self.registry.capture(boundary["parts"] if boundary else None))
+        identities = {str(call): source.identity() for call, source in self.sources.items()}
+        shared = {"position": small["position"], "seed": self.seed, "parts": shared_parts, "sources": identities}
+        shared["history"] = self.interval.history(time.monotonic())
+        own = {"values": small["values"], "rng": small["rng"], "rng_epoch": self._epoch_rng, "parts": own_parts}
+        own["sources"] = small["sources"]
+        if self.position.accumulating and boundary is None:
+            grads = gradients.capture(self.registry.modules, self.registry.optimizers)
+            sharded = any(hasattr(grad, "placements") for grad in grads.values())
+            (shared if sharded else own)["grads"] = grads
+        return {"shared": shared, "own": own}
 
     def _small(self) -> Tree:
-        return {"values": self.values, "rng": randomness.capture(), "position": self.position.to_plain()}
+        states = {str(call): source.state() for call, source in self.sources.items()}
+        states = {call: state for call, state in states.items() if state is not None}
+        position = self.position.to_plain()
+        return {"values": self.values, "rng": randomness.capture(), "position": position, "sources": states}
 
     def mark_boundary(self) -> None:
         """Remember the small state of this moment: an evaluation that is interrupted starts again from here."""
@@ -57,25 +86,53 @@ class Keeper:
 
     def end_epoch(self) -> None:
         self._pending = None
+        self.sources = {}
         self.position.next_epoch()
 
-    def save(self, boundary: Optional[Tree] = None) -> Optional[files.Checkpoint]:
-        """Write a checkpoint. None, with a sentence on why, if it cannot be written: training can go on."""
+    # saving
+
+    def save(self, boundary: Optional[Tree] = None, stop: bool = False) -> Optional[files.Checkpoint]:
+        """Write a checkpoint, durable on return. None, with a sentence on why, if that cannot be done."""
         assert self.vault is not None
-        if self.vault.latest is not None and (self.resuming or (boundary is not None and boundary is self._saved_from)):
-            return self.vault.latest  # nothing has happened since it was written
-        if boundary is not None and boundary["version"] != self.registry.version():
-            self.tell("weights changed after the epoch's last batch: a resume repeats that change, so it is not exact")
+        if self.vault.latest is not None and self._nothing_new(boundary):
+            return self.vault.latest
         try:
-            tree = self.tree(boundary)
-            where = tree["position"]
-            about = {"epoch": where["epoch"], "batch": where["batch"]}
-            saved = self.vault.save(tree, dict(about, environment=environment.describe(self.registry.modules)))
+            self.vault.settle()
+            tree = self._checked_tree(boundary)
+            saved = self.vault.save(tree, self._about(tree, stop))
         except Exception as error:  # whatever it is, it must not end the training
             self.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
             return None
-        self._saved_from, self._stored = boundary, tree["position"]
+        self._saved_from, self._stored = boundary, tree["shared"]["position"]
         return saved
+
+    def save_behind(self, boundary: Optional[Tree] = None) -> bool:
+        """Take a snapshot now and write it while training goes on. False, with a sentence, if it cannot be taken."""
+        assert self.vault is not None
+        began = time.monotonic()
+        try:
+            tree = self._checked_tree(boundary)
+            stall = self.vault.save_behind(tree, self._about(tree, False))
+        except Exception as error:
+            self.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
+            self.interval.saved(began)
+            return False
+        self.interval.saved(began, stall)
+        self._saved_from, self._stored = boundary, copy.deepcopy(tree["shared"]["position"])
+        return True
+
+    def _nothing_new(self, boundary: Optional[Tree]) -> bool:
+        return self.resuming or (boundary is not None and boundary is self._saved_from)
+
+    def _checked_tree(self, boundary: Optional[Tree]) -> Tree:
+        if boundary is not None and boundary["version"] != self.registry.version():
+            self.tell("weights changed after the epoch's last batch: a resume repeats that change, so it is not exact")
+        return self.tree(boundary)
+
+    def _about(self, tree: Tree, stop: bool) -> Dict[str, Any]:
+        where = tree["shared"]["position"]
+        about = {"epoch": where["epoch"], "batch": where["batch"], "stop": stop, "ranks": self.ranks.size}
+        return dict(about, environment=environment.describe(self.registry.modules))
 
     def changed(self) -> bool:
         """Whether the position has moved on since the newest checkpoint."""
@@ -85,35 +142,87 @@ class Keeper:
         """Raises CheckpointError at the start of a run instead of at its first preemption."""
         contents.encode_all(self.tree())
 
-    def restore(self, found: files.Checkpoint, tree: Tree) -> None:
-        """Everything registered, then position and values, generators last; see run.py for the order around it."""
-        self.registry.restore(tree["parts"], self.tell)
-        _pour(tree["values"], self.values)
-        self.position.set_plain(tree["position"])
-        self.seed, self._stored = tree["seed"], tree["position"]
-        middle = any(call["entered"] for call in tree["position"]["calls"])
-        self._epoch_rng = tree["rng_epoch"]
-        notes = randomness.restore(tree["rng_epoch"] if middle else tree["rng"])
+    # putting it back
+
+    def restore(self, loaded: Loaded, policy: str, same_bits_anyway: bool) -> None:
+        """Everything registered, then position and values, generators last; see run.py for the order around it.
+
+        policy: what to do when the environment changed ("exact" refuses, "warn" tells, "any" does neither).
+        same_bits_anyway: the number of ranks does not matter for this run (logical ranks).
+        """
+        found, tree, owners = loaded
+        shared, own = tree["shared"], tree["own"]
+        notes = self._compare_environment(found, owners, policy, same_bits_anyway)
+        self.registry.restore(dict(shared["parts"], **own["parts"]), self.tell)
+        _pour(own["values"], self.values)
+        self.position.set_plain(shared["position"])
+        self.seed, self._stored = shared["seed"], shared["position"]
+        self.interval.begin(time.monotonic(), shared.get("history"), unprepared=not found.manifest.get("stop", True))
+        middle = any(call["entered"] for call in shared["position"]["calls"])
+        self._epoch_rng = own["rng_epoch"]
+        notes += randomness.restore(own["rng_epoch"] if middle else own["rng"])
         self._pending = tree if middle else None
+        self._foreign = self.ranks.rank >= owners and not same_bits_anyway
+        if self._foreign:
+            randomness.seed_everything(randomness.mix(self.seed, "new rank", self.ranks.rank, self.position.steps))
+        for note in notes:
+            self.tell(note)
+
+    def _compare_environment(self, found: files.Checkpoint, owners: int, policy: str, any_ranks: bool) -> List[str]:
         changed = environment.changes(
             found.manifest.get("environment", {}), environment.describe(self.registry.modules)
         )
-        if changed:
-            notes.append("%s: the run continues, but its numbers may round differently" % ", ".join(changed))
-        for note in notes:
-            self.tell(note)
+        if owners != self.ranks.size and not any_ranks:
+            changed.append("the number of ranks was %d and is %d" % (owners, self.ranks.size))
+        if not changed or policy == "any":
+            return []
+        if policy == "exact":
+            raise CheckpointError(
+                'This run must resume exactly (environment="exact"), and %s.' % ", ".join(changed),
+                'Resume where it is as it was, or allow the change: Run(..., environment="warn").',
+            )
+        return ["%s: the run continues, but its numbers may round differently" % ", ".join(changed)]
+
+    def source_state(self, index: int, source: Any, policy: str) -> Any:
+        """Register where the batches of a call come from. Returns the state to continue from; None: its beginning.
+
+        Raises CheckpointError, or tells, if the data is not what it was; see restore() for the policy.
+        """
+        self.sources[index] = source
+        if self._pending is None:
+            return None
+        saved, now = self._pending["shared"].get("sources", {}).get(str(index), {}), source.identity()
+        changed = [
+            "%s was %s and is %s" % (name.replace("_", " "), value, now.get(name))
+            for name, value in saved.items()
+            if now.get(name) != value
+        ]
+        if changed and policy != "any":
+            text = "the data is not what it was when this was saved (%s)" % ", ".join(changed)
+            if policy == "exact":
+                hint = 'Resume with the same data and batch size, or allow it: Run(..., environment="warn").'
+                raise CheckpointError(text[0].upper() + text[1:] + ".", hint)
+            self.tell(text + ": the run goes on at the same batch, but not as it would have without the stop")
+        return self._pending["own"].get("sources", {}).get(str(index))
 
     def finish_restore(self, index: int) -> None:
         """The loop over batches in which the run was stopped begins again: small state once more, generators last."""
         tree = self._pending
         if tree is None:
             return
-        last = max(i for i, call in enumerate(tree["position"]["calls"]) if call["entered"])
+        shared, own = tree["shared"], tree["own"]
+        last = max(i for i, call in enumerate(shared["position"]["calls"]) if call["entered"])
         if index >= last:
             self._pending = None
-            self.registry.restore_small(tree["parts"])
-            _pour(tree["values"], self.values)
-            randomness.restore(tree["rng"])
+            self.registry.restore_small(dict(shared["parts"], **own["parts"]))
+            _pour(own["values"], self.values)
+            self.position.accumulating = shared["position"].get("accumulating", False)
+            if self.position.accumulating:
+                grads = shared.get("grads", own.get("grads", {}))
+                for name in gradients.restore(self.registry.modules, self.registry.optimizers, grads):
+                    self.tell("the gradient of %s was saved, and no such parameter is here: it is lost" % name)
+            if not self._foreign:
+                randomness.restore(own["rng"])
 
 
 def _pour(saved: Tree, values: Tree) -> None:

@@ -27,12 +27,13 @@ class Position:
     epoch: int = 0
     steps: int = 0
     base: int = 0  # steps when this phase began
+    accumulating: bool = False  # inside an accumulation window: gradients hold work that is not in the weights yet
     calls: List[Call] = field(default_factory=list)
 
     def to_plain(self) -> Dict[str, Any]:
         calls = [vars(call).copy() for call in self.calls]
         numbers = {"phase": self.phase, "epoch": self.epoch, "steps": self.steps, "base": self.base}
-        return dict(numbers, batch=self.batch, calls=calls)
+        return dict(numbers, batch=self.batch, calls=calls, accumulating=self.accumulating)
 
     def set_plain(self, plain: Dict[str, Any]) -> None:
         """Continue from a saved position: its loops have not been entered yet in this process."""

@@ -11,33 +11,41 @@ Under gpusched, `run.step()` asks whether to save or to stop. By hand the same s
 
     1. `run.epochs()` loads the newest good checkpoint into everything registered; the generators get the state that
        they had when that epoch began, so that the first lines of the epoch run again as they did
-    2. `run.batches()` of that epoch puts back what those lines may have touched (metrics, counters, learning rates)
-       and, last, the generators' state at the stop; then it hands out the batches that are left
+    2. `run.batches()` of that epoch puts back what those lines may have touched (metrics, counters, learning rates,
+       gradients) and, last, the generators' state at the stop; then it hands out the batches that are left
 
 A stop may also come as SIGTERM sent by hand: it sets a flag, and the next safe point saves and leaves with code 85; a
-second SIGTERM ends the process at once. Nothing is ever saved inside a signal handler.
+second SIGTERM ends the process at once. Nothing is ever saved inside a signal handler. Periodic saves are written
+behind the training: it stands still only while its state is copied.
 
 `run.values` is a dictionary of plain values that belongs to the checkpoint: keep running sums and best-so-far there.
 """
 
+
 import os
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from gpusched import rundir
 from gpusched.checkpoint import leave
+from gpusched.checkpoint.answers import Answers
 from gpusched.checkpoint.batches import Batches
+from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.data.sources import source_for
-from gpusched.checkpoint.disk.files import Checkpoint
 from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, say
+from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.keeper import Keeper
-from gpusched.checkpoint.mailbox import Mailbox, Request
+from gpusched.checkpoint.mailbox import Mailbox
 from gpusched.checkpoint.position import Call
 from gpusched.checkpoint.progress import Progress
-from gpusched.checkpoint.state.randomness import mix
+from gpusched.checkpoint.ranks import group
+from gpusched.checkpoint.safepoint import SafePoints
+from gpusched.checkpoint.state.randomness import first_seed, mix
 from gpusched.checkpoint.state.registry import Registry
+from gpusched.checkpoint.state.unregistered import Unregistered
+from gpusched.checkpoint.watchdog import Watchdog
 
 
 class Run:
@@ -47,7 +55,12 @@ class Run:
     dictionary of objects with state_dict/load_state_dict, generators, or lists and dictionaries of plain values.
     seed: of the order of samples and their random transforms (default: torch's initial seed, so it follows
     torch.manual_seed). directory: for checkpoints (default: GPUSCHED_CHECKPOINT_DIR; none: nothing is saved).
-    keep: good checkpoints to keep. every_seconds, every_steps: saves that nobody asked for (None: never).
+    keep, keep_every_steps: good checkpoints to keep: the newest so many, and one for every so many steps for good.
+    every_seconds, every_steps: saves that nobody asked for; "auto": as often as pays, from the measured cost and the
+    ends that came unprepared (interval.py); None: never. behind: write them behind the training (needs host memory of
+    the state's size). logical: number of logical ranks, for the same bits on any number of processes (ranks/logical.py).
+    environment: what a resume does when threads, torch, device, ranks… are others than when it was saved: "exact"
+    refuses, "warn" says what may round differently, "any" is silent. ignore: objects that need not be registered.
     Raises CheckpointError for an object without a state to save.
     """
 
@@ -64,28 +77,43 @@ class Run:
         seed: Optional[int] = None,
         directory: "Optional[str | os.PathLike[str]]" = None,
         keep: int = 3,
-        every_seconds: Optional[float] = 600.0,
+        every_seconds: "float | str | None" = 600.0,
         every_steps: Optional[int] = None,
+        keep_every_steps: Optional[int] = None,
+        behind: bool = True,
+        logical: Optional[int] = None,
+        environment: str = "warn",
+        ignore: Sequence[Any] = (),
     ) -> None:
+        if environment not in ("exact", "warn", "any"):
+            raise CheckpointError("environment=%r is not known." % environment, "Choose from exact, warn and any.")
         self.report: List[str] = []  # everything that was told on stderr
+        self._told: "set[str]" = set()
+        self._environment, self._ignore, self._logical = environment, list(ignore), logical
         given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema}
         registry = Registry(dict(given, metrics=metrics, extra=extra, generators=generators))
         place = os.fspath(directory) if directory else os.environ.get(rundir.ENV_CHECKPOINT_DIR)
-        vault = Vault(place, keep, self._tell) if place else None
-        self._keeper = Keeper(registry, vault, self._tell, _first_seed(seed))
-        self._seed_given = seed
+        self.ranks = group.find(needed=bool(place))
+        vault = Vault(place, keep, self._tell, keep_every_steps, self.ranks) if place else None
+        interval = Interval(every_seconds, every_steps)
+        first = self.ranks.broadcast(first_seed(seed))
+        self._keeper = Keeper(registry, vault, self.ranks, interval, self._tell, first)
+        self._seed_given, self._interval = seed, interval
         self._mail = Mailbox.from_environment()
-        self._progress = Progress(os.environ.get(rundir.ENV_JOB_DIR))
+        self._progress = Progress(os.environ.get(rundir.ENV_JOB_DIR) if self.ranks.rank == 0 else None)
         self._termination = leave.Termination()
-        self._every_seconds, self._every_steps = every_seconds, every_steps
+        self._points = SafePoints(self._mail, self._termination, interval, self.ranks)
+        self._answers = Answers(self._keeper, self._mail, interval, behind, self._tell)
+        self._watchdog = Watchdog(self._points.asked, self._tell_once, self._where, self._answers.collect)
+        self._trace = _trace()
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0
         self._total: Optional[int] = None
         self._lengths: Dict[int, Optional[int]] = {}
         self._sources: Dict[int, Any] = {}
-        self._next_save = float("inf")
-        self._told: "set[str]" = set()
-        self._loaded: Optional[Tuple[Checkpoint, Dict[str, Any]]] = None
+        self._shared_out: Any = None  # the logical ranks of this process
+        self._unregistered: Any = None
+        self._loaded: Any = None
 
     # what a script may look at
 
@@ -143,7 +171,7 @@ class Run:
         if self._running:
             raise CheckpointError("run.epochs() was called inside run.epochs().", "Use one loop over epochs at a time.")
         keeper, position = self._keeper, self._keeper.position
-        self._begin(count)
+        self._begin(count, sys._getframe(1))
         try:
             while position.phase == self._phase and position.epoch < count:
                 if not keeper.resuming:
@@ -151,21 +179,20 @@ class Run:
                 self._calls_made, self._lengths = 0, {}
                 yield position.epoch
                 keeper.end_epoch()
-                self._attend()
+                self._safe_point("epoch")
+                self._tell_unregistered()
             if position.phase == self._phase:
                 self._finish()
         finally:
-            self._running = False
-            self._termination.remove()
-            if leave.leaving() is None:
-                self._mail.withdraw()
+            self._end()
 
     def batches(self, loader: Any) -> Batches:
         """The batches of this epoch that are left.
 
         A DataLoader over a dataset with __getitem__ is visited in an order, and with random transforms, that depend
         only on (seed, epoch, place): a resume costs nothing and is exact for any number of workers. A range or list
-        goes by index. Anything else is replayed, with a sentence on what that costs.
+        goes by index. What has state_dict() and load_state_dict() continues from its state. Anything else is replayed,
+        with a sentence on what that costs.
         """
         self._require_epoch("batches")
         position, index = self._keeper.position, self._calls_made
@@ -175,21 +202,38 @@ class Run:
         source = self._source(loader)
         self._lengths[index] = source.length()
         seed = mix(self.seed, position.phase, position.epoch, index)
-        return Batches(self, source, position.calls[index], seed)
+        state = self._keeper.source_state(index, source, self._environment)
+        return Batches(self, source, position.calls[index], seed, state)
 
     def _source(self, loader: Any) -> Any:
         """One source per loader, so that persistent workers persist; the pair keeps the loader's id its own."""
         if id(loader) not in self._sources:
-            source = source_for(loader, self._tell_once)
+            source = source_for(loader, self._tell_once, Shape(self.ranks.rank, self.ranks.size, self._logical))
+            if self._logical is not None:
+                source = self._logical_ranks(self._logical).over(source)
             if isinstance(loader, (range, list, tuple)):
                 return source
             self._sources[id(loader)] = (loader, source)
         return self._sources[id(loader)][1]
 
+    def _logical_ranks(self, count: int) -> Any:
+        """Made when the first loader comes: by then the models are what and where they are trained."""
+        if self._shared_out is None:
+            from gpusched.checkpoint.ranks.logical import LogicalRanks
+
+            registry = self._keeper.registry
+            self._shared_out = LogicalRanks(count, registry.modules, registry.targets)
+        return self._shared_out
+
     def loop_begins(self, call: Call) -> None:
         """For Batches: the script's loop starts. Here a resume ends, with the generators' state last."""
         call.entered = True
         self._keeper.finish_restore(self._keeper.position.calls.index(call))
+
+    def batch_begins(self, item: Any) -> None:
+        """For Batches: this is handed to the script next."""
+        if self._trace is not None:
+            self._trace.batch(item)
 
     def loop_ends(self) -> None:
         """For Batches: the loop is over; from here on an interrupted evaluation starts again."""
@@ -206,6 +250,7 @@ class Run:
         self._require_epoch("step")
         position = self._keeper.position
         position.steps += 1
+        position.accumulating = False
         call = position.active()
         if call is None:
             self._tell_once("run.step() outside run.batches(): after a stop this epoch starts again from its beginning")
@@ -213,7 +258,21 @@ class Run:
             call.steps += 1
             call.open_batch = False
         self.log(**metrics)
-        self._attend()
+        self._safe_point("step")
+
+    def micro_step(self, **metrics: Any) -> None:
+        """A micro batch of an accumulation window is complete: a safe point that saves the gradients with the rest.
+
+        Call it as the last line of a body that did backward() but no optimizer step.
+        """
+        self._require_epoch("micro_step")
+        position = self._keeper.position
+        position.accumulating = True
+        call = position.active()
+        if call is not None:
+            call.open_batch = False
+        self.log(**metrics)
+        self._safe_point("micro_step")
 
     def log(self, **metrics: Any) -> None:
         """Add metrics to the progress that `gpusched queue` and `show` display."""
@@ -226,100 +285,75 @@ class Run:
 
         After a stop in an evaluation that follows an epoch's batches, that evaluation starts again from its beginning.
         One between two batches is not repeated. Inside a batch whose run.step() is still to come nothing can be saved;
-        then the stop happens at that step.
+        then the stop happens at that step. With several ranks, call it equally often on all of them.
         """
-        request = self._asked()
-        if request is None or self._phase < 0:
+        if self._phase < 0:
             return
         call = self._keeper.position.active() if self._running else None
+        can_save = True
         if call is not None and call.open_batch:
-            if call.steps or self._keeper.registry.training():
-                self._tell_once("asked to save inside an unfinished step: it happens at the next run.step()")
-                return
-            call.open_batch = False  # a validation loop over run.batches(): as good as a step
-        self._serve(request, self._keeper.boundary if call is None else None)
+            can_save = not (call.steps or self._keeper.registry.training())
+            if can_save:
+                call.open_batch = False  # a validation loop over run.batches(): as good as a step
+        self._safe_point("check", can_save, self._keeper.boundary if call is None else None)
 
     def save(self) -> bool:
-        """Save now, at this step boundary. False, with a sentence on stderr, if it cannot be written."""
+        """Save now, at this step boundary, durable on return. False, with a sentence, if it cannot be written."""
         self._require_epoch("save")
-        saved = self._keeper.vault is not None and self._keeper.save() is not None
-        if saved and self._keeper.vault is not None:
-            self._keeper.vault.tidy()
-        return saved
+        return self._keeper.vault is not None and self._answers.save()
 
-    def _asked(self) -> Optional[Request]:
+    def _safe_point(self, kind: str, can_save: bool = True, boundary: Any = None) -> None:
         if leave.leaving() is not None:  # the script has caught our SystemExit and gone on
             leave.leave(leave.leaving() or 0)
+        if self._trace is not None:
+            self._trace.point(kind, self)
         if self._keeper.vault is None:
-            return None
-        return Request(True, "SIGTERM") if self._termination.asked else self._mail.poll()
-
-    def _attend(self) -> None:
-        request = self._asked()
-        if request is not None:
-            self._serve(request, None)
-        elif self._keeper.vault is not None:
-            by_steps = self._every_steps is not None and self.steps % self._every_steps == 0
-            if by_steps or time.monotonic() >= self._next_save:
-                self.save()
-                self._plan_next_save()
-
-    def _plan_next_save(self) -> None:
-        wanted = self._keeper.vault is not None and self._every_seconds is not None
-        self._next_save = time.monotonic() + (self._every_seconds or 0.0) if wanted else float("inf")
-
-    def _serve(self, request: Request, boundary: Optional[Dict[str, Any]]) -> None:
-        """Save, then acknowledge, then (for a stop) leave: in this order, so that `saved` is never a promise only.
-
-        A stop that cannot be saved (full disk, broken device) leaves with 1 and unacknowledged. Training on would only
-        lose more steps when the grace period ends; this way the scheduler requeues from the last good checkpoint now.
-        """
-        began = time.monotonic()
-        saved = self._keeper.save(boundary)
-        self._mail.close(request)
-        self._write_progress()
-        why = " (%s)" % request.cause if request.cause else ""
-        if saved is not None:
-            self._mail.acknowledge(saved.path, saved.step)
-            took = "saved %s in %.2f s" % (saved.name, time.monotonic() - began)
-            self._tell(took + ("; stopping as asked%s, run again to resume" % why if request.stop else ""))
-        if request.stop:
-            if saved is None:
-                self._tell("stopping as asked%s WITHOUT a new checkpoint; steps since the last one are lost" % why)
-            leave.leave(rundir.EXIT_SAVED if saved is not None else 1)
-        if saved is not None and self._keeper.vault is not None:
-            self._keeper.vault.tidy()
-        self._plan_next_save()
+            return
+        now = time.monotonic()
+        self._watchdog.seen(now)
+        decision = self._points.arrive(now, self.steps, kind, can_save)
+        if decision is not None:
+            self._write_progress()
+            self._tell_unregistered()
+            self._answers.serve(decision, boundary)
+        elif self._points.waiting:
+            self._tell_once("asked to save inside an unfinished step: it happens at the next run.step()")
+        self._answers.collect()
 
     # beginning and end
 
-    def _begin(self, count: int) -> None:
+    def _begin(self, count: int, frame: Any) -> None:
         self._phase, self._count, self._total = self._phase + 1, count, None
         position, vault = self._keeper.position, self._keeper.vault
-        if vault is None:
-            if self._mail.inside:
-                self._tell_once("no checkpoint directory is set: this job cannot save itself")
-        else:
-            _require_one_process()
+        if vault is None and self._mail.inside:
+            self._tell_once("no checkpoint directory is set: this job cannot save itself")
         if position.phase < self._phase:
             position.begin_phase(self._phase)
+        if vault is not None:
+            vault.claim()
         if vault is not None and self._phase == 0:
             self._loaded = vault.load()
-        if self._loaded is not None and self._loaded[1]["position"]["phase"] >= self._phase:
-            self._resume(*self._loaded)
+            self._interval.begin(time.monotonic())
+        if vault is not None:
+            self._unregistered = Unregistered(frame, [*self._keeper.registry.targets, self], self._ignore)
+        if self._loaded is not None and self._loaded[1]["shared"]["position"]["phase"] >= self._phase:
+            self._resume()
         elif vault is not None:
             self._keeper.refuse_what_cannot_be_stored()
+        self._tell_unregistered()
         self._running = True
-        self._plan_next_save()
         if vault is not None:
             self._termination.install()
-            self._mail.announce()
+            self._watchdog.start()
+            if self.ranks.rank == 0:
+                self._mail.announce()
 
-    def _resume(self, found: Checkpoint, tree: Dict[str, Any]) -> None:
-        if tree["position"]["phase"] > self._phase:  # this phase is over: the loop has nothing left
-            self._keeper.position.phase = tree["position"]["phase"]
+    def _resume(self) -> None:
+        found, tree, _ = self._loaded
+        if tree["shared"]["position"]["phase"] > self._phase:  # this phase is over: the loop has nothing left
+            self._keeper.position.phase = tree["shared"]["position"]["phase"]
             return
-        self._keeper.restore(found, tree)
+        self._keeper.restore(self._loaded, self._environment, self._logical is not None)
         where = "epoch %d, batch %d" % (found.epoch, found.batch)
         done = "; training is complete" if found.epoch >= self._count else ""
         self._tell("resumed from %s (%s)%s" % (found.name, where, done))
@@ -329,11 +363,34 @@ class Run:
     def _finish(self) -> None:
         self._keeper.mark_boundary()
         self._write_progress()
-        if self._keeper.vault is not None and self._keeper.changed() and self._keeper.save(self._keeper.boundary):
-            self._keeper.vault.tidy()
+        if self._keeper.vault is not None:
+            self._answers.collect(wait=True)
+            if self._keeper.changed() and self._keeper.save(self._keeper.boundary, stop=True):
+                self._keeper.vault.tidy()
+
+    def _end(self) -> None:
+        self._running = False
+        self._termination.remove()
+        self._watchdog.stop()
+        if leave.leaving() is None:
+            self._answers.collect(wait=True)
+            if self.ranks.rank == 0:
+                self._mail.withdraw()
+        if self._keeper.vault is not None:
+            self._keeper.vault.release()
+
+    # telling
+
+    def _where(self) -> str:
+        return "epoch %d, batch %d, step %d" % (self.epoch, self.batch, self.steps)
 
     def _write_progress(self) -> None:
         self._progress.write(self.epoch, self.steps, self.total)
+
+    def _tell_unregistered(self) -> None:
+        if self._unregistered is not None:
+            for sentence in self._unregistered.sentences():
+                self._tell_once(sentence)
 
     def _require_epoch(self, name: str) -> None:
         if not self._running:
@@ -343,7 +400,8 @@ class Run:
 
     def _tell(self, sentence: str) -> None:
         self.report.append(sentence)
-        say(sentence)
+        if self.ranks.rank == 0:
+            say(sentence)
 
     def _tell_once(self, sentence: str) -> None:
         if sentence not in self._told:
@@ -351,18 +409,10 @@ class Run:
             self._tell(sentence)
 
 
-def _first_seed(given: Optional[int]) -> int:
-    """torch's initial seed follows torch.manual_seed and is random where nothing was seeded, like torch itself."""
-    torch = sys.modules.get("torch")
-    if given is not None or torch is None:
-        return given or 0
-    return int(torch.initial_seed())
+def _trace() -> Any:
+    """A trace of the run, if it is being rehearsed."""
+    if not os.environ.get(rundir.ENV_TRACE):
+        return None
+    from gpusched.checkpoint.trace import Trace
 
-
-def _require_one_process() -> None:
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks.isdigit() and int(ranks) > 1:
-        raise CheckpointError(
-            "This run has %s ranks, and this version of gpusched.checkpoint saves single-process runs only." % ranks,
-            "Unset GPUSCHED_CHECKPOINT_DIR and `directory=` to train without checkpoints.",
-        )
+    return Trace.from_environment()

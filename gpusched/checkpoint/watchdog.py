@@ -19,12 +19,17 @@ class Watchdog:
     """Watches over the distance between safe points while a run is on.
 
     asked: looks for a request without taking it. tell: says a sentence. where: the present place in words.
+    collect: called once a second, for what was written behind the training.
     """
 
     def __init__(
-        self, asked: Callable[[], Optional[Request]], tell: Callable[[str], None], where: Callable[[], str]
+        self,
+        asked: Callable[[], Optional[Request]],
+        tell: Callable[[str], None],
+        where: Callable[[], str],
+        collect: Callable[[], None],
     ) -> None:
-        self._asked, self._tell, self._where = asked, tell, where
+        self._asked, self._tell, self._where, self._collect = asked, tell, where, collect
         self._grace = _seconds(os.environ.get(rundir.ENV_GRACE, ""))
         self._last = time.monotonic()
         self._told_request = -1
@@ -51,6 +56,7 @@ class Watchdog:
         mine = os.getpid()
         while not self._end.wait(1.0) and os.getpid() == mine:
             self.look(time.monotonic())
+            self._collect()
 
     def look(self, now: float) -> None:
         """Tell what is to be told at this moment; called by the thread, and by tests."""

@@ -19,6 +19,14 @@ def mix(*parts: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
+def first_seed(given: Optional[int]) -> int:
+    """torch's initial seed follows torch.manual_seed and is random where nothing was seeded, like torch itself."""
+    torch = sys.modules.get("torch")
+    if given is not None or torch is None:
+        return given or 0
+    return int(torch.initial_seed())
+
+
 def seed_everything(seed: int) -> None:
     """Seed the host's global generators (python, numpy, torch CPU). A device's generator is left alone."""
     random.seed(seed)

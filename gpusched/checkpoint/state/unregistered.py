@@ -13,21 +13,49 @@ from gpusched.checkpoint.state import metrics, randomness
 _MOST = 4000  # variables looked at: a notebook may hold many
 
 
+class Unregistered:
+    """What one run has not registered. A generator only counts once it was drawn from while the run was on: many only
+    make the data.
+    """
+
+    def __init__(self, frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> None:
+        self._found = objects(frame, registered, ignore)
+        self._states = [repr(_state(value)) if kind == "generator" else None for _, value, kind in self._found]
+
+    def sentences(self) -> List[str]:
+        """One for each object, the same one each time it is asked."""
+        return [
+            _sentence(*found)
+            for found, state in zip(self._found, self._states)  # noqa: B905 - Python 3.9
+            if state is None or repr(_state(found[1])) != state
+        ]
+
+
+def _state(generator: Any) -> Any:
+    state = randomness.generator_state(generator)
+    return state.tolist() if hasattr(state, "tolist") else state
+
+
+def _sentence(name: str, value: Any, kind: str) -> str:
+    text = "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s"
+    return text % (name, type(value).__name__, kind, "add it to Run(...), or to ignore=[...] if that is right")
+
+
 def find(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[str]:
     """Sentences on what has state and is not registered, one for each object."""
-    return [
-        "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s"
-        % (name, type(value).__name__, kind, "add it to Run(...), or to ignore=[...] if that is right")
-        for name, value, kind in objects(frame, registered, ignore)
-    ]
+    return [_sentence(*found) for found in objects(frame, registered, ignore)]
 
 
 def objects(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[Tuple[str, Any, str]]:
     """(name, object, kind) of what has state and is not registered."""
     known = {id(one) for one in registered} | {id(one) for one in ignore}
     members = _members(known, registered)
+    candidates = list(_candidates(frame, registered))
+    for _, value in candidates:
+        if _is_loader(value):  # a loader's own generators get a seed for every epoch
+            members |= {id(one) for one in randomness.generators_in(value)}
     found: Dict[int, Tuple[str, Any, str]] = {}
-    for name, value in _candidates(frame, registered):
+    for name, value in candidates:
         kind = _kind(value)
         if kind and id(value) not in known and id(value) not in members and id(value) not in found:
             found[id(value)] = (name, value, kind)

@@ -1,0 +1,70 @@
+"""Safe points: the places where a run may be saved or stopped, and what is decided at each.
+
+A wish to save or to stop comes from the scheduler (mailbox), from a SIGTERM, or from the interval. Several ranks agree
+on it first, so that all of them act at the same safe point. Where a safe point cannot be saved at (inside an unfinished
+step) the wish is kept for the next one. Must not save or leave itself: run.py does.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from gpusched.checkpoint import leave
+from gpusched.checkpoint.interval import Interval
+from gpusched.checkpoint.mailbox import Mailbox, Request
+
+NOTHING, SAVE, STOP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do at this safe point. `request` is what somebody asked for; None for a periodic save."""
+
+    stop: bool
+    request: Optional[Request]
+
+
+class SafePoints:
+    """Counts the safe points of this process, and decides at each."""
+
+    def __init__(self, mail: Mailbox, termination: leave.Termination, interval: Interval, ranks: Any) -> None:
+        self._mail, self._termination, self._interval, self._ranks = mail, termination, interval, ranks
+        self._carried = NOTHING
+        self.count = 0
+
+    def asked(self) -> Optional[Request]:
+        """What waits to be served, without taking it. Only the first rank listens to the scheduler."""
+        if self._termination.asked:
+            return Request(True, "SIGTERM")
+        return self._mail.poll() if self._ranks.rank == 0 else None
+
+    def arrive(self, now: float, steps: int, kind: str, can_save: bool) -> Optional[Decision]:
+        """One more safe point, of a kind: "step", "epoch" (where periodic saves happen), "micro_step" or "check"."""
+        self.count += 1
+        request = self.asked()
+        if request is not None and request.safe_point > self.count:
+            request = None
+        if request is not None:
+            wish = STOP if request.stop else SAVE
+        else:
+            wish = SAVE if kind in ("step", "epoch") and self._due(now, steps) else NOTHING
+        if self._ranks.size > 1:
+            wish = self._ranks.agree(wish, steps, kind)
+        wish = max(wish, self._carried)
+        if wish == NOTHING:
+            return None
+        if not can_save:
+            self._carried = wish
+            return None
+        self._carried = NOTHING
+        if request is None and wish == STOP:
+            request = Request(True, "asked on another rank")
+        return Decision(wish == STOP, request)
+
+    def _due(self, now: float, steps: int) -> bool:
+        """By steps on every rank alike; by time when the first rank's clock says so."""
+        return self._interval.due_by_steps(steps) or (self._ranks.rank == 0 and self._interval.due(now, steps))
+
+    @property
+    def waiting(self) -> bool:
+        """A wish that could not be served yet."""
+        return self._carried != NOTHING
