@@ -93,7 +93,8 @@ class KeyedLoader:
     def identity(self) -> Dict[str, Any]:
         """The number of ranks and the batch size of each are free, as long as their product stays."""
         order = self._order
-        found = {"order": order.kind, "samples": order.samples, "global batch": order.global_batch}
+        found: Dict[str, Any] = {"order": order.kind, "samples": order.samples, "global batch": order.global_batch}
+        found["logical ranks"] = order.split.parts if self.logical else None
         return {name: value for name, value in found.items() if value is not None}
 
     def state(self) -> Any:
