@@ -13,11 +13,22 @@ from gpusched.checkpoint.run import Run
 
 if TYPE_CHECKING:
     from gpusched.checkpoint.data.exact import exact_loader
+    from gpusched.checkpoint.ranks.logical import LogicalRanks
     from gpusched.checkpoint.weights import load_weights
 
-__all__ = ["Checkpoint", "CheckpointError", "Run", "digest", "exact_loader", "list_checkpoints", "load_weights"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "LogicalRanks",
+    "Run",
+    "digest",
+    "exact_loader",
+    "list_checkpoints",
+    "load_weights",
+]
 
 _NEEDS_TORCH = {
+    "LogicalRanks": "gpusched.checkpoint.ranks.logical",
     "exact_loader": "gpusched.checkpoint.data.exact",
     "load_weights": "gpusched.checkpoint.weights",
 }
