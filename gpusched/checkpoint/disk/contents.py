@@ -109,7 +109,7 @@ def write_own_half(folder: str, rank: int, halves: List[Half]) -> Entries:
     """The same for halves that have been encoded."""
     entries = write_half(folder, halves[1], OWN % rank, OWN_TENSORS % rank)
     for half in halves:
-        entries.update(shards.write(folder, rank, half.pieces.stored, half.about_pieces, half.name))
+        entries.update(shards.write(folder, rank, half.pieces, half.about_pieces, half.name))
     return entries
 
 

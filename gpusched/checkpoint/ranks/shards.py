@@ -8,14 +8,14 @@ Saving and loading talk to no other rank: they may run in a background thread, a
 Must not import torch before the script does, nor name a file from what a file says.
 """
 
-import hashlib
 import json
 import os
 import re
 import zlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 from gpusched.checkpoint.disk import stream, tensors
+from gpusched.checkpoint.disk.plan import Plan
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.ranks.sharded import Piece, PieceFile, Sharded, is_sharded, product
 
@@ -77,18 +77,19 @@ def _owner(name: str, value: Any) -> bool:
     )
 
 
-def write(folder: str, rank: int, pieces: Dict[str, Any], about: Dict[str, Any], tree: str = "shared") -> Entries:
+def write(folder: str, rank: int, pieces: Plan, about: Dict[str, Any], tree: str = "shared") -> Entries:
     """Write this rank's pieces into `<folder>/shards`, flushed to the disk: the entries of its files for the manifest.
 
-    `pieces` and `about` are from split(), the pieces copied or not. Writes nothing if there was no DTensor. OSError.
+    `pieces` and `about` are from split(), the pieces as a plan, copied or not. Without DTensors nothing is written.
+    Raises OSError.
     """
     if not about:
         return {}
     os.makedirs(os.path.join(folder, FOLDER), exist_ok=True)
     stem = "%s/%s-%d" % (FOLDER, tree, rank)
     entries = {}
-    if pieces:
-        entries[stem + ".safetensors"] = tensors.write(os.path.join(folder, stem + ".safetensors"), pieces)
+    if pieces.stored:
+        entries[stem + ".safetensors"] = tensors.write_plan(os.path.join(folder, stem + ".safetensors"), pieces)
     entries[stem + ".json"] = stream.write_bytes(os.path.join(folder, stem + ".json"), json.dumps(about).encode())
     _flush(os.path.join(folder, FOLDER))
     return entries
@@ -102,39 +103,25 @@ def _flush(folder: str) -> None:
         os.close(handle)
 
 
-def placeholders(folder: str, tree: str = "shared", entries: Optional[Entries] = None) -> Dict[str, Sharded]:
-    """The sharded tensors of a checkpoint, by name: what may stand in a tree in their place. Reads descriptions only.
+def placeholders(folder: str, tree: str = "shared") -> Dict[str, Sharded]:
+    """The sharded tensors of a checkpoint whose files have been compared with their checksums, by name.
 
-    With the manifest's entries the descriptions are compared with their checksums; the data files with verify().
-    Raises CheckpointError if a piece is missing, ValueError for a damaged file, OSError.
+    They may stand in a tree in their tensors' place; only the descriptions are read. Raises CheckpointError if a piece
+    is missing, ValueError or OSError for a file that cannot be read.
     """
     about: Dict[str, Any] = {}
     pieces: Dict[str, List[Piece]] = {}
-    for name in _files(folder, tree, ".json", entries):
-        with open(os.path.join(folder, name), "rb") as file:
-            data = file.read()
-        if entries is not None and "sha256:" + hashlib.sha256(data).hexdigest() != entries[name]["checksum"]:
-            raise ValueError("%s is damaged: its checksum does not match" % name)
-        source = PieceFile(os.path.join(folder, name[: -len("json")] + "safetensors"))
-        for key, one in json.loads(data).items():
+    for path in _descriptions(folder, tree):
+        with open(path, encoding="utf-8") as file:
+            described = json.load(file)
+        source = PieceFile(path[: -len("json")] + "safetensors")
+        for key, one in described.items():
             if about.setdefault(key, one)["shape"] != one["shape"] or about[key]["dtype"] != one["dtype"]:
                 raise _damaged(folder, key, "its files disagree about it")
             if one["piece"] is not None:
                 piece = one["piece"]
                 pieces.setdefault(key, []).append(Piece(tuple(piece["offsets"]), tuple(piece["sizes"]), source))
     return {key: _put_together(folder, key, one, tuple(pieces.get(key, ()))) for key, one in about.items()}
-
-
-def verify(folder: str, entries: Entries, share: Tuple[int, int] = (0, 1)) -> None:
-    """Compare the data files of all ranks with their checksums. With share=(i, n) every n-th file from the i-th on.
-
-    So n ranks can share the reading; then they must tell each other the outcome. Raises ValueError, OSError.
-    """
-    for name in _files(folder, "", ".safetensors", entries)[share[0] :: share[1]]:
-        with stream.Reader(os.path.join(folder, name), True) as reader:
-            reader.skip(os.path.getsize(os.path.join(folder, name)))
-            if reader.checksum() != entries[name]["checksum"]:
-                raise ValueError("%s is damaged: its checksum does not match" % name)
 
 
 def _put_together(folder: str, name: str, one: Dict[str, Any], parts: Tuple[Piece, ...]) -> Sharded:
@@ -144,15 +131,11 @@ def _put_together(folder: str, name: str, one: Dict[str, Any], parts: Tuple[Piec
     return Sharded(name, shape, one["dtype"], tuple(one["placements"]), parts)
 
 
-def _files(folder: str, tree: str, suffix: str, entries: Optional[Entries]) -> List[str]:
-    """Our files in `shards/`, of one tree or of all (""): those of the manifest, if there is one."""
-    pattern = re.compile(r"%s/%s-\d+%s" % (FOLDER, re.escape(tree) or "[a-z]+", re.escape(suffix)))
-    if entries is not None:
-        names = list(entries)
-    else:
-        place = os.path.join(folder, FOLDER)
-        names = ["%s/%s" % (FOLDER, name) for name in (os.listdir(place) if os.path.isdir(place) else [])]
-    return sorted(name for name in names if pattern.fullmatch(name))
+def _descriptions(folder: str, tree: str) -> List[str]:
+    place = os.path.join(folder, FOLDER)
+    pattern = re.compile(r"%s-\d+\.json" % re.escape(tree))
+    names = sorted(os.listdir(place)) if os.path.isdir(place) else []
+    return [os.path.join(place, name) for name in names if pattern.fullmatch(name)]
 
 
 def _inside(piece: Piece, shape: Tuple[int, ...]) -> bool:
