@@ -121,8 +121,7 @@ class Attempt:
         try:
             saved = save()
         except Exception as error:  # whatever it is, it must not end the training
-            assert self._vault is not None
-            self.tell("CANNOT SAVE a checkpoint: " + self._vault.why_not(error))
+            self.tell("CANNOT SAVE a checkpoint: %s" % (self._vault.why_not(error) if self._vault else error))
             saved = None
         self._interval.saved(began, time.monotonic() - began)
         if saved is not None and self._vault is not None:
