@@ -36,6 +36,7 @@ COMMANDS = {
     "update": "update",
     "preempt": "control",
     "checkpoint": "control",
+    "checkpoints": "checkpoints",
     "wait": "wait",
     "history": "history",
     "gpus": "gpus",
