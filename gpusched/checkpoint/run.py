@@ -104,7 +104,7 @@ class Run:
         self._termination = leave.Termination()
         self._points = SafePoints(self._mail, self._termination, interval, self.ranks)
         self._answers = Answers(self._keeper, self._mail, interval, behind, self._tell)
-        self._watchdog = Watchdog(self._points.asked, self._tell_once, self._where, self._answers.collect)
+        self._watchdog = Watchdog(self._points.expected, self._tell_once, self._where, self._answers.collect)
         self._trace = _trace()
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0

@@ -31,18 +31,21 @@ class SafePoints:
         self._carried = NOTHING
         self.count = 0
 
-    def asked(self) -> Optional[Request]:
-        """What waits to be served, without taking it. Only the first rank listens to the scheduler."""
+    def expected(self) -> Optional[Request]:
+        """What the next safe point will serve, without taking it."""
+        return self._asked(self.count + 1)
+
+    def _asked(self, point: int) -> Optional[Request]:
+        """Only the first rank listens to the scheduler; a signal counts wherever it came."""
         if self._termination.asked:
             return Request(True, "SIGTERM")
-        return self._mail.poll() if self._ranks.rank == 0 else None
+        request = self._mail.poll() if self._ranks.rank == 0 else None
+        return request if request is not None and request.safe_point <= point else None
 
     def arrive(self, now: float, steps: int, kind: str, can_save: bool) -> Optional[Decision]:
         """One more safe point, of a kind: "step", "epoch" (where periodic saves happen), "micro_step" or "check"."""
         self.count += 1
-        request = self.asked()
-        if request is not None and request.safe_point > self.count:
-            request = None
+        request = self._asked(self.count)
         if request is not None:
             wish = STOP if request.stop else SAVE
         else:

@@ -1,0 +1,170 @@
+"""Preempts reference jobs at random safe points, many times over, and compares every end bit for bit with the end of a
+run that was not disturbed: final weights, optimizer state, generators, metrics, the loss curve, the last checkpoint.
+
+    python tests/soak/soak_exact.py                      20 seeds, 1, 3 and 7 preemptions, with and without workers
+    python tests/soak/soak_exact.py --seeds 2 --only mlp
+
+Prints one line for each run that differs, and a table at the end. Exit code 1 if any differed.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from training_jobs import REPOSITORY, Job, Zygote
+
+from gpusched.checkpoint import list_checkpoints
+from gpusched.checkpoint.disk.compare import compare
+
+JOBS = REPOSITORY / "jobs"
+# name: (script, arguments, variants of them, ranks)
+SUBJECTS = {
+    "mlp": ("train_mlp.py", ["--epochs", "2", "--samples", "640", "--batch", "32"], [["--workers", "0"], ["--workers", "2"]], 1),
+    "cnn_amp": ("train_cnn_amp.py", ["--epochs", "2"], [["--workers", "0"], ["--workers", "2"]], 1),
+    "ddp": ("ddp.py", ["--epochs", "2"], [["--workers", "0"], ["--workers", "1"]], 3),
+}  # fmt: skip
+
+
+# How long it has run, and the generators that these jobs neither seed nor draw from.
+NO_MATTER = ("history/", "rng/python", "rng_epoch/python", "rng/numpy", "rng_epoch/numpy")
+
+
+class Runs:
+    """Runs of one job; those of several ranks share everything but their rank."""
+
+    def __init__(self, zygote, folder, script, arguments, ranks):
+        self.zygote, self.folder, self.ranks = zygote, Path(folder), ranks
+        self.job = Job(zygote, folder, JOBS / script, *arguments, "--out", self.folder / "result.json")
+
+    def attempt(self, stop_at=None):
+        if self.ranks == 1:
+            return self.job.start(stop_at=stop_at).wait()
+        return start_ranks(self.job, self.ranks, stop_at)
+
+
+def start_ranks(job, size, stop_at):
+    """All ranks of one attempt, forked from the zygote; the first exit code that is not 0."""
+    port = free_port()
+    env = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    job.start(stop_at=stop_at, RANK="0", LOCAL_RANK="0", **env)
+    here = {
+        "GPUSCHED_JOB_ID": "1",
+        "GPUSCHED_ATTEMPT": str(job.attempt),
+        "GPUSCHED_JOB_DIR": str(job.directory),
+        "GPUSCHED_CHECKPOINT_DIR": str(job.checkpoints),
+    }
+    others = []
+    for rank in range(1, size):
+        more = dict(env, RANK=str(rank), LOCAL_RANK=str(rank), **here)
+        others.append(job.zygote.start(job.command, more, job.folder / f"output-{job.attempt}-rank{rank}"))
+    codes = [job.wait()]
+    for pid in others:
+        with job.zygote.ended:
+            assert job.zygote.ended.wait_for(lambda pid=pid: pid in job.zygote.codes, timeout=60.0), "a rank hangs"
+        codes.append(job.zygote.codes[pid])
+    return next((code for code in codes if code), 0)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def safe_points(folder):
+    """How many safe points the undisturbed run came by, from the positions in its progress."""
+    steps = json.loads((folder / "result.json").read_text())["steps"]
+    return steps
+
+
+def end_of(runs, stops):
+    """(result, newest checkpoint) of a run that is stopped at these safe points, counted over all attempts."""
+    passed = 0
+    for stop in stops:
+        code = runs.attempt(stop - passed)
+        if code == 0:
+            raise AssertionError(f"it ended before safe point {stop}")
+        assert code in (85, 1), f"attempt {runs.job.attempt} ended with {code}:\n{runs.job.output}"
+        assert runs.job.saved(), runs.job.output
+        passed = stop
+    code = runs.attempt()
+    assert code == 0, f"the last attempt ended with {code}:\n{runs.job.output}"
+    return json.loads((runs.folder / "result.json").read_text()), list_checkpoints(runs.job.checkpoints)[-1].path
+
+
+def one(zygote, root, name, script, arguments, ranks, seed, count, straight):
+    folder = root / f"{name}-{'-'.join(arguments)}-{seed}-{count}".replace("/", "")
+    expected, newest, points = straight
+    stops = sorted(random.Random(f"{name} {seed} {count} {arguments}").sample(range(1, points), count))
+    try:
+        found, last = end_of(Runs(zygote, folder, script, [*arguments, "--seed", str(seed)], ranks), stops)
+        differences = [] if found == expected else ["result.json"]
+        differences += [f"{one.place}: {one.what}" for one in compare(newest, last) if not one.place.startswith(NO_MATTER)]
+    except AssertionError as error:
+        differences = [str(error)]
+    if not differences:
+        shutil.rmtree(folder)
+    else:
+        print(f"DIFFERS {name} {arguments} seed {seed} stops {stops}: {differences[:3]}  ({folder})", flush=True)
+    return not differences
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--preemptions", type=int, nargs="+", default=[1, 3, 7])
+    parser.add_argument("--only", nargs="+", choices=sorted(SUBJECTS), default=sorted(SUBJECTS))
+    parser.add_argument("--parallel", type=int, default=2)
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    root, zygote, began = Path(tempfile.mkdtemp(prefix="gpusched-soak-")), Zygote(), time.monotonic()
+    table, good = [], True
+    with ThreadPoolExecutor(args.parallel) as pool:
+        for name in args.only:
+            script, common, variants, ranks = SUBJECTS[name]
+            for variant in variants:
+                arguments = [*common, *variant]
+
+                def straight(seed, name=name, script=script, arguments=arguments, ranks=ranks):
+                    folder = root / f"{name}-{'-'.join(arguments)}-{seed}-straight"
+                    runs = Runs(zygote, folder, script, [*arguments, "--seed", str(seed)], ranks)
+                    result, newest = end_of(runs, [])
+                    return result, newest, safe_points(folder)
+
+                ends = list(pool.map(straight, range(args.seeds)))
+                for count in args.preemptions:
+                    same = list(
+                        pool.map(
+                            lambda seed, n=name, s=script, a=arguments, r=ranks, c=count, e=ends: one(
+                                zygote, root, n, s, a, r, seed, c, e[seed]
+                            ),
+                            range(args.seeds),
+                        )
+                    )
+                    good = good and all(same)
+                    table.append((name, " ".join(variant), ranks, count, sum(same), len(same)))
+                    print("%-8s %-12s %d rank(s)  %d preemptions: %d of %d equal" % table[-1], flush=True)
+    zygote.close()
+    runs, stops = sum(row[5] for row in table), sum(row[5] * row[3] for row in table)
+    equal = sum(row[4] for row in table)
+    print(f"{equal} of {runs} preempted runs ({stops} preemptions) equal in {time.monotonic() - began:.0f} s")
+    if good:
+        shutil.rmtree(root)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
