@@ -19,12 +19,15 @@ __all__ = ["GeneratorPart", "MetricPart", "ModulePart", "OptimizerPart", "PlainP
 class MetricPart(StatefulPart):
     """torchmetrics: its state_dict is empty by default, and without its update counts a mean comes out wrong."""
 
+    def __init__(self, key: str, target: Any) -> None:
+        super().__init__(key, target)
+        self._at_first = metrics.moving(target)
+
     def capture(self) -> Any:
-        return metrics.capture(self.target)
+        return metrics.capture(self.target, self._at_first)
 
     def restore(self, tree: Any) -> List[str]:
-        metrics.restore(self.target, fit(tree))
-        return []
+        return metrics.restore(self.target, fit(tree))
 
 
 class GeneratorPart(StatefulPart):
