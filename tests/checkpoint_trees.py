@@ -67,6 +67,13 @@ def put(directory, tree, step=10, ranks=1, own=None, **about):
         return draft.seal(step, entries, told)
 
 
+def spoil(path):
+    """Flip a bit near the end of a file; its size stays."""
+    data = bytearray(Path(path).read_bytes())
+    data[-2] ^= 1
+    Path(path).write_bytes(data)
+
+
 def digest_of(folder):
     """One hash of every file below a folder."""
     found = hashlib.sha256()

@@ -94,8 +94,9 @@ def test_numpy_numbers_beside_the_weights_are_no_obstacle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "front", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module.", "module.model._orig_mod."]
-)  # fmt: skip
+    "front",
+    ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module.", "module.model."],
+)
 def test_prefixes_of_wrappers_are_matched_however_nested(tmp_path, front):
     theirs, model = Net(seed=1), Net(seed=2)
     path = write(tmp_path / "w.pt", {front + name: value for name, value in theirs.state_dict().items()})

@@ -105,7 +105,9 @@ def safetensors_arrays(path: str) -> Dict[str, Array]:
         notes = json.loads((header.pop("__metadata__", None) or {}).get("gpusched", "{}"))
         found = {str(name): _entry(path, entry, 8 + length, size) for name, entry in header.items()}
         return _noted(path, found, notes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise _no_safetensors(path, "its header lacks %s" % error) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _no_safetensors(path, "its header cannot be read: %s" % error) from None
 
 
