@@ -20,6 +20,7 @@ import json
 import math
 import os
 import sys
+import time
 
 try:
     import torch
@@ -119,6 +120,7 @@ def train(args, members, x, y):
                 loss.backward()
                 optimizers[number].step()
                 curve.append(loss.item())
+                time.sleep(args.slow_ms / 1000)
                 run.step(loss=curve[-1], member=member)
     return run, {member: [net for net, (owner, _) in zip(nets, plan) if owner == member] for member in members}
 
@@ -160,6 +162,7 @@ def parse_arguments():
     parser.add_argument("--shrink", type=float, default=0.5, help="boosting: how much of each member counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
+    parser.add_argument("--slow-ms", type=float, default=0.0, help="wait this long in every step, to watch it")
     parser.add_argument("--out", help="write scores, loss curve and the digest of the final state to this file")
     return parser.parse_args()
 

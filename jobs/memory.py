@@ -41,7 +41,7 @@ class OnCPU:
             self.held[storage.data_ptr()] = storage.nbytes()
         now = sum(self.held.values())
         if self.limit and now > self.limit:
-            raise torch.OutOfMemoryError("simulated: more than %d MiB kept for backward" % (self.limit // MIB))
+            raise torch.OutOfMemoryError("simulated: more than %g MiB kept for backward" % (self.limit / MIB))
         self.peak = max(self.peak, now)
         return tensor
 
@@ -74,7 +74,7 @@ class OnGPU:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Train within a limit of memory, in pieces as large as fit.")
-    parser.add_argument("--limit-mib", type=int, default=2, help="memory to use at most; 0: all there is (default 2)")
+    parser.add_argument("--limit-mib", type=float, default=2, help="memory to use at most; 0: all there is (default 2)")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=256, help="samples of one step, in as many pieces as needed")
@@ -122,7 +122,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    limit = args.limit_mib * MIB
+    limit = int(args.limit_mib * MIB)
 
     inputs = torch.randn(args.samples, FEATURES, generator=torch.Generator().manual_seed(args.seed))
     targets = (inputs[:, :1] * inputs[:, 1:2]).sin() + inputs[:, 2:3]
