@@ -49,7 +49,7 @@ class Attempts:
 
     def __init__(self, plan: Plan, name: str, tell: Tell) -> None:
         self.plan, self.name, self._tell = plan, name, tell
-        self.folder = os.path.join(plan.folder, name)
+        self.folder = os.path.join(plan.folder, name.replace(" ", "-"))
         self.checkpoints = os.path.join(self.folder, "checkpoints")
         self.ended: list[Ended] = []
         self._mark = f"rehearsal-{os.getpid()}-{os.urandom(6).hex()}"

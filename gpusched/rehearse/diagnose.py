@@ -62,6 +62,19 @@ def part(reference: Trace, others: Sequence[Trace], noise: Names = frozenset()) 
     return Parting(None, None, frozenset(), around)
 
 
+def unseeded(reference: Trace, other: Trace) -> Names:
+    """Generators that began differently in two runs, before anything else could: the script does not seed them.
+
+    Whatever is drawn from them shows elsewhere, if it matters; their own states cannot be compared.
+    """
+    known = reference.by_key()
+    found: set[tuple[str, str]] = set()
+    for point in other.points:
+        if point.number == 1 and (twin := known.get((point.rank, *point.key))) is not None:
+            found |= _differing(twin, point, ("rng",))
+    return frozenset(found)
+
+
 def differing_names(one: Trace, other: Trace) -> Names:
     """Everything that differs anywhere between two runs of one process each."""
     known = one.by_key()
@@ -85,7 +98,7 @@ def _differing(one: Point, other: Point, fields: Iterable[str]) -> Names:
                 found.add((kind, ""))
             continue
         found |= {(kind, name) for name in {**here, **there} if here.get(name) != there.get(name)}
-        if kind == "plain":  # a variable that is not assigned yet is no difference
+        if kind in ("plain", "metrics"):  # not assigned yet, or not reported yet by this process, is no difference
             found -= {(kind, name) for name in {**here, **there} if name not in here or name not in there}
     return frozenset(found)
 
@@ -213,4 +226,4 @@ def _place(at: tuple[str, int, Any]) -> str:
     return f"{at[0].rpartition('/')[2]}:{at[1]}"
 
 
-__all__ = ["AROUND", "STATE", "Key", "Names", "Parting", "causes", "differing_names", "part"]
+__all__ = ["AROUND", "STATE", "Key", "Names", "Parting", "causes", "differing_names", "part", "unseeded"]

@@ -25,7 +25,7 @@ from gpusched.rehearse.plan import RUN, Plan, Tell
 from gpusched.rehearse.process import CannotStart
 from gpusched.rehearse.traces import Trace
 
-_SHOWN = 12  # differences told
+_SHOWN = 6  # differences told
 _ABOUT_THE_SAVE = ("history",)  # in a checkpoint, but about how long saving took, not about the run
 
 
@@ -71,6 +71,7 @@ class _Rehearsal:
         self.plan, self.tell = plan, tell
         self.stops: Sequence[preempted.Stop] = ()
         self._before: dict[str, tuple[int, int, int] | None] = {}
+        self._unseeded: diagnose.Names = frozenset()
         self.facts: dict[str, object] = {"command": list(plan.command), "seed": plan.seed}
 
     def run(self) -> Outcome:
@@ -81,9 +82,10 @@ class _Rehearsal:
             second = self._preempted(first, trace)
         else:
             second = self._interrupted(first)
+        if trace.exists:
+            self._unseeded = diagnose.unseeded(trace, second.traces[0])
         unequal = self._compare(first, second)
-        parting = diagnose.part(trace, second.traces) if trace.exists else None
-        if not unequal and (parting is None or parting.point is None):
+        if not unequal and diagnose.part(trace, second.traces, self._unseeded).point is None:
             return self._exact(second)
         self.tell("they differ; run 3: undisturbed again, to see whether it is deterministic at all")
         third = self._undisturbed("run 3")
@@ -93,7 +95,7 @@ class _Rehearsal:
 
     def _undisturbed(self, name: str) -> Made:
         self.tell(f"{name}: undisturbed: {self.plan.shown()}")
-        attempts = Attempts(self.plan, name.replace(" ", "-"), self.tell)
+        attempts = Attempts(self.plan, name, self.tell)
         self._note_old_files(attempts)
         ended = attempts.run()
         if ended.code != 0:
@@ -143,7 +145,7 @@ class _Rehearsal:
     def _preempted(self, first: Made, trace: Trace) -> Made:
         count = self.plan.preemptions
         self.tell(f"run 2: preempted at {count} random safe points (seed {self.plan.seed})")
-        attempts = Attempts(self.plan, "run-2", self.tell)
+        attempts = Attempts(self.plan, "run 2", self.tell)
         self._note_old_files(attempts)
         stops = preempted.at_safe_points(attempts, trace.main, count, self.plan.seed, self.tell)
         return self._stopped(attempts, stops)
@@ -151,7 +153,7 @@ class _Rehearsal:
     def _interrupted(self, first: Made) -> Made:
         seconds = first.attempts.ended[0].seconds
         self.tell("no gpusched.checkpoint.Run in it: it is asked by request or SIGTERM, and should exit with 85")
-        attempts = Attempts(self.plan, "run-2", self.tell)
+        attempts = Attempts(self.plan, "run 2", self.tell)
         self._note_old_files(attempts)
         stops = preempted.at_random_times(attempts, seconds, self.plan.preemptions, self.plan.seed, self.tell)
         made = self._stopped(attempts, stops)
@@ -198,7 +200,8 @@ class _Rehearsal:
     def _compare(self, one: Made, other: Made) -> list[Unequal]:
         found: list[Unequal] = []
         if one.traces[0].exists:
-            found += _checkpoints(one, other)
+            skip = tuple(f"{lead}/{name}" for _, name in self._unseeded for lead in ("rng", "rng_epoch"))
+            found += [one for one in _checkpoints(one, other) if not _below(one.place, skip)]
         else:
             found += files.compare("checkpoints", one.attempts.checkpoints, other.attempts.checkpoints)
         for name, copy in one.copies.items():
@@ -215,18 +218,21 @@ class _Rehearsal:
         notes = ["compared: " + ", ".join(compared)]
         if ignored:
             notes.append("not counted, since it differs between two undisturbed runs too: " + ", ".join(ignored))
+        if self._unseeded:
+            names = ", ".join(sorted(name for _, name in self._unseeded))
+            notes.append(f"never seeded, and nothing that was compared depends on it: random numbers of {names}")
         if any(not stop.saved for stop in self.stops):
             notes.append("at some of the stops it left without saving")
         return Outcome(outcome.EXACT, text + " undisturbed run", notes=tuple(notes))
 
     def _different(self, first: Made, second: Made, third: Made, unequal: list[Unequal]) -> Outcome:
         noise = diagnose.differing_names(first.traces[0], third.traces[0])
+        trained = {kind for kind, _ in noise - self._unseeded} & {"batches", "rng", "parts"}
         noisy_places = {one.place for one in self._compare(first, third)}
-        trains = {kind for kind, _ in noise} & {"batches", "rng", "parts"}
-        if trains or any(place.startswith(_TRAINED) for place in noisy_places):
+        if trained or any(place.startswith(_TRAINED) for place in noisy_places):
             return self._nondeterministic(first, third)
         left = [one for one in unequal if one.place not in noisy_places]
-        parting = diagnose.part(first.traces[0], second.traces, noise)
+        parting = diagnose.part(first.traces[0], second.traces, noise | self._unseeded)
         if not left and parting.point is None:
             told = sorted({one.place for one in unequal} | {name for kind, name in noise if kind == "metrics"})
             return self._exact(second, told)
@@ -234,7 +240,7 @@ class _Rehearsal:
         return self._report(second, left, parting, found)
 
     def _nondeterministic(self, first: Made, third: Made) -> Outcome:
-        parting = diagnose.part(first.traces[0], third.traces)
+        parting = diagnose.part(first.traces[0], third.traces, self._unseeded)
         where = f" from {parting.point.where()} on" if parting.point is not None else ""
         lines = list(parting.effects()) if parting.reference is not None else []
         lines += [str(one) for one in self._compare(first, third)[: _SHOWN - len(lines)]]
@@ -270,6 +276,12 @@ class _Rehearsal:
 
 
 _TRAINED = ("model", "optimizer", "scheduler", "scaler", "ema", "position", "rng")
+
+
+def _below(place: str, tops: tuple[str, ...]) -> bool:
+    """Whether a place of a checkpoint is one of these, or inside one, on whatever rank."""
+    inner = place.rpartition(": ")[2]
+    return any(inner == top or inner.startswith(top + "/") for top in tops)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
