@@ -22,7 +22,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from gpusched import rundir
 from gpusched.checkpoint.disk import files
@@ -61,7 +61,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         self.attempt = Attempt(place, keep, every_seconds, every_steps)
         self._seed = seed
         self._trainer: Any = None
-        self._generators: List[Any] = []
+        self._extras: Any = None
         self._process: Any = None  # the strategy's own process_dataloader
         self._pending: Optional[Dict[str, Any]] = None  # loaded, to be put back where the loop was left
         self._boundary: Optional[Dict[str, Any]] = None  # the state where the present validation began
@@ -89,7 +89,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         self.attempt.refuse_several_processes(
             trainer.world_size, "Write the loop with gpusched.checkpoint.Run to train on several devices."
         )
-        self._trainer, self._generators = trainer, lightning_state.generators_of(pl_module)
+        self._trainer, self._extras = trainer, lightning_state.Extras(pl_module)
         self._process = process = trainer.strategy.process_dataloader
         trainer.strategy.process_dataloader = lambda loader: self._follow(process(loader))
 
@@ -158,7 +158,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         if self._pending is not None:
             self._finish_resume()
         if self.attempt.directory is not None:
-            self._boundary = lightning_state.capture(trainer, self._generators)
+            self._boundary = lightning_state.capture(trainer, self._extras)
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         if self._boundary is not None and self._fitting() and not self._trainer.sanity_checking:
@@ -249,7 +249,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
 
     def _save(self, kind: str) -> files.Checkpoint:
         trainer = self._trainer
-        state = self._boundary if kind == VALIDATION else lightning_state.capture(trainer, self._generators)
+        state = self._boundary if kind == VALIDATION else lightning_state.capture(trainer, self._extras)
         progress, fit = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop
         epoch, batch = fit.epoch_progress.current.processed, progress.current.ready
         position = {"steps": trainer.global_step, "epoch": epoch, "batch": batch}
@@ -274,7 +274,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
     def _finish_resume(self) -> None:
         pending, self._pending = self._pending, None
         assert pending is not None
-        for note in lightning_state.restore(self._trainer, pending["state"], self._generators):
+        for note in lightning_state.restore(self._trainer, pending["state"], self._extras):
             self.attempt.tell(note)
         self._done = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
 

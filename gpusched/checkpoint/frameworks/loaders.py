@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Optional
 
 from gpusched.checkpoint.data.sources import source_for
+from gpusched.checkpoint.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,45 @@ class Walk:
 
 def iterate(source: Any, place: Place) -> Iterator[Any]:
     """The batches of a source from a place on."""
-    if place.state is not None:
-        return iter(source.iterate(place.seed, place.start, place.state))
-    return iter(source.iterate(place.seed, place.start))
+    return iter(source.iterate(place.seed, place.start, place.state))
 
 
 def source_of(loader: Any, tell: Callable[[str], None]) -> Any:
     """The source for a loader of one process."""
     return source_for(loader, tell)
+
+
+def plain_loader(prepared: Any, rank: int = 0, size: int = 1) -> Any:
+    """The torch DataLoader that accelerate has prepared, as it was before; among several ranks this rank's share of it.
+
+    accelerate puts a shuffling of its own in, and cuts batches for its processes. Raises CheckpointError where the
+    share of a rank cannot be told from outside.
+    """
+    import torch
+
+    from gpusched.checkpoint.data.exact import options_of
+
+    inner = vars(prepared).get("base_dataloader", prepared)
+    batches: Any = inner.batch_sampler
+    per_process = 1
+    if type(batches).__name__ == "BatchSamplerShard":
+        per_process, batches = batches.num_processes if batches.split_batches else 1, batches.batch_sampler
+    sampler: Any = getattr(batches, "sampler", None)
+    seedable = type(sampler).__name__ == "SeedableRandomSampler" and not sampler.replacement
+    standard = seedable or type(sampler) in (torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler)
+    if type(batches) is torch.utils.data.BatchSampler and standard and len(sampler) == len(inner.dataset):
+        shuffle = type(sampler) is not torch.utils.data.SequentialSampler
+        options = dict(options_of(inner), batch_size=batches.batch_size // per_process, drop_last=batches.drop_last)
+        if size == 1:
+            return torch.utils.data.DataLoader(inner.dataset, shuffle=shuffle, **options)
+        share: Any = torch.utils.data.DistributedSampler(
+            inner.dataset, size, rank, shuffle, drop_last=batches.drop_last
+        )
+        return torch.utils.data.DataLoader(inner.dataset, sampler=share, **options)
+    if size > 1:
+        raise CheckpointError(
+            "accelerate shares the batches of this loader (%s) among %d processes in its own way."
+            % (type(sampler or batches or inner.dataset).__name__, size),
+            "Give run.batches() a loader with a DistributedSampler that was not prepared by accelerate.",
+        )
+    return inner

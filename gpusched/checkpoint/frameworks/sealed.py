@@ -1,4 +1,4 @@
-"""Directories that a framework writes under names of its own, made trustworthy: a manifest with checksums, written last.
+"""Directories that a framework writes under names of its own, made trustworthy: checksums, written last.
 
 Every file is hashed and flushed to the disk, then the manifest, then the names. A directory without a manifest that
 fits its files is torn, whatever its name says. Must not read what is inside the files.

@@ -29,13 +29,19 @@ from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.checkpoint.frameworks import sealed
 from gpusched.checkpoint.frameworks.attempt import Attempt
 from gpusched.checkpoint.frameworks.lightning_state import generators_of
+from gpusched.checkpoint.frameworks.loaders import plain_loader
 from gpusched.checkpoint.mailbox import Request
 from gpusched.checkpoint.state import environment, randomness
 
 TrainerCallback: Any = importlib.import_module("transformers").TrainerCallback
 _NAME = re.compile(r"checkpoint-(\d+)")
-_KEPT = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
-_KEPT += ("_initial_num_input_tokens_seen",)
+_KEPT = [
+    "_tr_loss",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+    "_initial_global_step",
+    "_initial_num_input_tokens_seen",
+]  # attributes of a Trainer on which its next log lines depend
 
 
 def preemptible(trainer: Any, seed: Optional[int] = None) -> Optional[str]:
@@ -159,7 +165,7 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
             self.attempt.tell("resumed from a checkpoint that preemptible() did not choose: not bit for bit")
             return
         for name, value in self._own["trainer"].items():
-            here = getattr(self.trainer, name, None)
+            here: Any = getattr(self.trainer, name, None)
             setattr(self.trainer, name, value.to(here.device) if hasattr(here, "device") else value)
         generators = generators_of(self.trainer.model)
         for one, saved in zip(generators, self._own["generators"]):  # noqa: B905 - Python 3.9
@@ -262,20 +268,3 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
 
     def _report(self, state: Any, now: bool = False) -> None:
         self.attempt.at(int(state.epoch or 0), state.global_step, state.max_steps or None, self._logs, now)
-
-
-def plain_loader(prepared: Any) -> Any:
-    """The torch DataLoader inside a loader that accelerate has prepared, with its own kind of shuffling undone."""
-    import torch
-
-    from gpusched.checkpoint.data.exact import options_of
-
-    inner = vars(prepared).get("base_dataloader", prepared) if hasattr(prepared, "__dict__") else prepared
-    sampler = getattr(inner.batch_sampler, "sampler", None) if inner.batch_sampler is not None else None
-    whole = type(sampler).__name__ == "SeedableRandomSampler" and not sampler.replacement
-    if whole and type(inner.batch_sampler) is torch.utils.data.BatchSampler and len(sampler) == len(inner.dataset):
-        size, drop = inner.batch_sampler.batch_size, inner.batch_sampler.drop_last
-        return torch.utils.data.DataLoader(
-            inner.dataset, batch_size=size, shuffle=True, drop_last=drop, **options_of(inner)
-        )
-    return inner
