@@ -48,7 +48,7 @@ class Registry:
         if small is None:
             return {key: part.capture() for key, part in self._parts.items()}
         return {
-            key: dict(part.capture(), **small.get(key, {})) if part.heavy else small[key]
+            key: _with_small(part.capture(), small.get(key, {})) if part.heavy else small[key]
             for key, part in self._parts.items()
         }
 
@@ -88,6 +88,12 @@ class Registry:
             hint = "Register the same objects as when it was saved, or give this run a checkpoint directory of its own."
             raise CheckpointError(text[0].upper() + text[1:] + ".", hint)
         tell(text + "; it starts as the script made it, so the run is not exact")
+
+
+def _with_small(tree: Any, small: Any) -> Any:
+    """A heavy part's state with the small entries of an earlier moment; None is an entry that was not there then."""
+    merged = dict(tree, **small)
+    return {name: value for name, value in merged.items() if value is not None or name not in small}
 
 
 def _opaque(part: Any) -> bool:

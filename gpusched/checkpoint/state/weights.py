@@ -86,7 +86,8 @@ class ModulePart(StatefulPart):
             )
 
     def capture_small(self) -> Any:
-        return {flags.KEY: flags.capture(self.target, self._frozen_at_first)}
+        now = flags.capture(self.target, self._frozen_at_first)
+        return {flags.KEY: now if flags.worth_storing(now) else None}  # None: nothing of it at this moment
 
     def restore_small(self, tree: Any) -> None:
         if flags.KEY in tree:
