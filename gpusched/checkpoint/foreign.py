@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+from inspect import signature
 from typing import Any, Dict, Iterator, List, Tuple
 
 from gpusched.checkpoint.disk import arrays, export, files, inspect
@@ -32,7 +33,7 @@ _MAGIC = (
 )  # fmt: skip
 _CONVERT = (
     "If you trust whoever made it, convert it once, where its code is installed, and use the result:\n"
-    '  python -c "import torch; m = torch.load(\'%s\', weights_only=False); torch.save(%s, \'weights.pt\')"'
+    "  python -c \"import torch; m = torch.load('%s', weights_only=False); torch.save(%s, 'weights.pt')\""
 )
 
 
@@ -166,8 +167,9 @@ def _load(path: str) -> Any:
                 convert % (path, "m.state_dict()"),
             )
     try:
+        mapping = {"mmap": True} if names and "mmap" in signature(torch.load).parameters else {}  # torch 2.1
         with _harmless(torch):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=bool(names) or None)
+            return torch.load(path, map_location="cpu", weights_only=True, **mapping)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error), names) from None
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -186,8 +188,10 @@ def _harmless(torch: Any) -> Iterator[None]:
     with contextlib.suppress(ImportError):
         import numpy
 
-        core = getattr(numpy, "_core", None) or numpy.core
-        allowed += [core.multiarray.scalar, core.multiarray._reconstruct, numpy.ndarray, numpy.dtype]
+        core = (getattr(numpy, "_core", None) or numpy.core).multiarray
+        allowed += [core.scalar, core._reconstruct, numpy.ndarray, numpy.dtype]
+        for old in ("numpy.core.multiarray", "numpy._core.multiarray"):  # by the names of numpy 1 and 2
+            allowed += [(core.scalar, old + ".scalar"), (core._reconstruct, old + "._reconstruct")]
         allowed += [type(numpy.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
     if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
         yield

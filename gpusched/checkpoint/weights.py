@@ -114,6 +114,7 @@ class _Fit:
         self.wrong_shape = [name for name, value in self.pairs.items() if _shape(value) != _shape(self.live[name])]
         self.wrong_kind = [name for name in self.pairs if name not in self.wrong_shape and self._other_kind(name)]
         self.good = [name for name in self.pairs if name not in set(self.wrong_shape)]
+        self._filled = {_memory(self.live[name]) for name in self.good} - {None}
         self.missing = [name for name in wanted if name not in self.pairs and not self._tied(name)]
 
     def _other_kind(self, name: str) -> bool:
@@ -121,14 +122,7 @@ class _Fit:
 
     def _tied(self, name: str) -> bool:
         """Whether it is another name of a tensor that the file has: safetensors holds shared tensors once."""
-        value = self.live[name]
-        if not foreign.is_tensor(value) or not value.numel():
-            return False
-        place = (value.data_ptr(), _shape(value))
-        return any(
-            foreign.is_tensor(self.live[one]) and (self.live[one].data_ptr(), _shape(self.live[one])) == place
-            for one in self.good
-        )
+        return _memory(self.live[name]) in self._filled
 
     def check(self, partial: bool) -> None:
         """Raises CheckpointError, naming the first mismatch, if this must not be loaded."""
@@ -250,6 +244,13 @@ def _skips(patterns: List[str], name: str) -> bool:
 
 def _shape(value: Any) -> Tuple[int, ...]:
     return tuple(getattr(value, "shape", ()))
+
+
+def _memory(value: Any) -> Optional[Tuple[Any, ...]]:
+    """What tensors that share all their memory have in common; None for what has none."""
+    if not foreign.is_tensor(value) or not value.numel():
+        return None
+    return value.device, value.data_ptr(), _shape(value), tuple(value.stride())
 
 
 def _kind(value: Any) -> str:

@@ -28,7 +28,9 @@ def size_text(size: float | None) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f} s" if value < 60 else duration(value)
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.1f} s" if value < 60 else duration(value)
 
 
 def _state(row: Json) -> str:

@@ -57,11 +57,23 @@ def find(word: str) -> Place:
         return _of_job(key, job, rest.strip("/"))
     path = os.path.abspath(os.path.expanduser(word))
     parent, last = os.path.split(path)
-    if found := _NAME.fullmatch(last):
-        named = f"step-{found[1]}"
+    if _NAME.fullmatch(last):
+        named = _named(parent, last)
         if last == named or (not os.path.isdir(path) and os.path.lexists(os.path.join(parent, named))):
             return Place(_existing(parent, word), named)
     return Place(_existing(path, word))
+
+
+def _named(directory: str, text: str) -> str:
+    """The name of a checkpoint. A number alone means the last one of that step: `8` may be `step-8.1`."""
+    if not text.isdigit():
+        return text if text.startswith("step-") else f"step-{text}"
+    saved = re.compile(rf"step-{text}(?:\.(\d+))?", re.ASCII)
+    try:
+        names = [name for name in os.listdir(directory) if saved.fullmatch(name)]
+    except OSError:  # told by whoever reads it
+        names = []
+    return max(names, key=lambda name: int(name.partition(".")[2] or 0), default=f"step-{text}")
 
 
 def _of_job(key: str, job: Json, rest: str) -> Place:
@@ -72,10 +84,9 @@ def _of_job(key: str, job: Json, rest: str) -> Place:
     directory = job.get("checkpoint_dir")
     if not directory:
         raise NotFound(f"job {key} has no checkpoint directory", f"see: gpusched show {key}")
-    found = _NAME.fullmatch(rest)
-    if rest and found is None:
+    if rest and _NAME.fullmatch(rest) is None:
         raise UsageError(f"{rest!r} is not a checkpoint", f"write for example {key}/step-130, or {key}/130")
-    return Place(str(directory), f"step-{found[1]}" if found else "", job)
+    return Place(str(directory), _named(str(directory), rest) if rest else "", job)
 
 
 def _existing(path: str, word: str) -> str:

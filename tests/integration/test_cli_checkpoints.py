@@ -55,6 +55,15 @@ def test_one_checkpoint_has_a_name_behind_its_place(saved, word):
     assert [line.split()[0] for line in result.out.splitlines()] == ["step-110"]
 
 
+def test_a_step_number_alone_means_the_last_save_of_that_step(saved):
+    for _ in range(11):
+        put(saved, a_tree(110), 110)
+    for word in ("12/110", "ckpt/110"):
+        assert gpusched("checkpoints", "--noheader", word).out.split()[0] == "step-110.11"
+        assert gpusched("checkpoints", "--noheader", word[:-3] + "step-110").out.split()[0] == "step-110"
+        assert gpusched("checkpoints", "--noheader", word + ".2").out.split()[0] == "step-110.2"
+
+
 def test_a_directory_needs_no_daemon(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUSCHED_SOCKET", str(tmp_path / "nobody"))
     put(tmp_path / "c", a_tree())

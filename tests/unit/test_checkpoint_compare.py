@@ -149,6 +149,13 @@ def test_the_order_is_model_optimizer_position_values(tmp_path, save):
     assert places == ["model/0.weight", "optimizer/groups/0/lr", "ema", "mine", "position/steps", "values/best"]
 
 
+def test_how_long_attempts_took_is_no_difference_but_a_users_history_is(tmp_path):
+    one, other = {**a_tree(), "history": {"seconds": 1.0}}, {**a_tree(), "history": {"seconds": 2.0}}
+    one["parts"]["history"], other["parts"]["history"] = {"loss": [1.0]}, {"loss": [2.0]}
+    (difference,) = compare(put(tmp_path / "a", one).path, put(tmp_path / "b", other).path)
+    assert difference.place == "extra.history/loss"
+
+
 def test_what_belongs_to_a_rank_says_so(tmp_path):
     own = [{"values": {"seen": rank}, "parts": {"metrics": {"total": torch.zeros(2)}}} for rank in range(3)]
     other = copy.deepcopy(own)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 
 import pytest
 import torch
@@ -90,6 +91,19 @@ def test_numpy_numbers_beside_the_weights_are_no_obstacle(tmp_path):
     theirs, model = Net(seed=1), Net(seed=2)
     value = {"state_dict": theirs.state_dict(), "best": numpy.float64(0.5), "curve": numpy.arange(3.0)}
     load_weights(model, write(tmp_path / "w.pt", value))
+    assert same(model, theirs)
+
+
+def test_numbers_of_the_old_numpy_are_no_obstacle_either(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    theirs, model = Net(seed=1), Net(seed=2)
+    path = write(tmp_path / "w.pt", {"state_dict": theirs.state_dict(), "best": numpy.float64(0.5)})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data.replace(b"numpy._core", b"numpy.core"))
+    load_weights(model, path)
     assert same(model, theirs)
 
 
@@ -329,8 +343,6 @@ def test_a_whole_pickled_model_is_refused_with_a_way_to_convert_it(tmp_path):
 
 def test_a_torchscript_program_is_refused(tmp_path):
     names = ["x/data.pkl", "x/constants.pkl", "x/version"]
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         for name in names:
             archive.writestr(name, b"")

@@ -2,7 +2,8 @@
 
 Tensors are read in pieces, so that two checkpoints of any size fit. Equal means equal bits: a NaN equals itself, and
 0.0 is not -0.0. torch is imported only to describe numbers that differ.
-Must not compare what is about the save and not the run (times, host, versions): the manifest is left alone.
+Must not compare what is about the saving and not the run (times, costs, host, versions): see `_ABOUT_SAVING`; and the
+manifest is left alone.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MISSING, EXTRA = "only in the second", "only in the first"
 KIND, DTYPE, SHAPE, LENGTH, NUMBERS, VALUE, RANKS = (
     "kind", "dtype", "shape", "length", "numbers", "value", "ranks",
 )  # fmt: skip
+_ABOUT_SAVING = ("history",)  # seconds that attempts have taken: no two runs have the same
 _SHOWN = 60
 
 
@@ -81,7 +83,7 @@ def _nodes(one: Any, other: Any, place: str) -> Iterator[Difference]:
 
 def _dictionaries(one: Any, other: Any, place: str, name: str = "") -> Iterator[Difference]:
     top = not place
-    keys = list(dict.fromkeys([*one, *other]))
+    keys = [key for key in dict.fromkeys([*one, *other]) if not (top and key in _ABOUT_SAVING)]
     for key in in_order(keys) if top else keys:
         inner = name + key if top else "%s/%s" % (place, key)
         if key not in other:

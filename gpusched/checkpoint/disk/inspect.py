@@ -20,7 +20,7 @@ from gpusched.rundir import read_json
 SHARED = "state.json"
 _OWN = re.compile(r"own-(\d+)\.json")
 _ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "metrics", "", "generators")  # "": the user's own
-_AFTER = ("position", "seed", "values", "rng", "rng_epoch")
+_AFTER = ("position", "seed", "sources", "values", "rng", "rng_epoch", "history")
 _ELSEWHERE = "Name one checkpoint: a directory such as step-130 with a manifest.json in it."
 
 
@@ -139,12 +139,11 @@ def _read_tree(path: str) -> Dict[str, Any]:
         if not isinstance(tree, dict):
             raise ValueError("it is not an object")
         tensors = _tensors_beside(path)
-        whole: Dict[str, Any] = {}
-        for key, value in tree.items():
-            name = key[len("parts/") :] if key.startswith("parts/") else key
-            node = _node(value, tensors)
-            whole.update(node if name == "parts" and isinstance(node, dict) else {name: node})
-        return whole
+        parts = {key[len("parts/") :]: value for key, value in tree.items() if key.startswith("parts/")}  # format 1
+        parts.update(tree.get("parts", {}))
+        rest = {key: value for key, value in tree.items() if key != "parts" and not key.startswith("parts/")}
+        named = {"extra." + key if key in _AFTER else key: value for key, value in parts.items()}
+        return {key: _node(value, tensors) for key, value in {**named, **rest}.items()}
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         why = "%s cannot be read (%s: %s)." % (path, type(error).__name__, error)
         raise CheckpointError(why, "Use another checkpoint.") from None
