@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from gpusched.checkpoint.data.replayed import Replayed, Tell
 from gpusched.checkpoint.data.shape import ONE, Shape
-from gpusched.checkpoint.data.stateful import Stateful, StatefulLoader
+from gpusched.checkpoint.data.stateful import Stateful, StatefulDataset, StatefulLoader
 from gpusched.checkpoint.errors import CheckpointError
 
 __all__ = ["KeyedLoader", "PlainSequence", "Replayed", "Stateful", "source_for"]
@@ -154,7 +154,7 @@ def _streaming(items: Any, tell: Tell, data: Any) -> Any:
         return Replayed(items, tell)
     if _has_state(items.dataset):
         if items.num_workers == 0:
-            return Stateful(items, items.dataset, tell)
+            return StatefulDataset(items, tell)
         tell(
             "the dataset has a state, but the loader's workers have it: a resume in mid-epoch will replay its batches, "
             "unless you use torchdata's StatefulDataLoader (or num_workers=0)"

@@ -1,8 +1,8 @@
 """Iterables that know their place by state_dict() and load_state_dict(), as torchdata and Hugging Face have them.
 
 When a state is taken: while the script works on a batch, so after the next() that gave it and before the one that gives
-the following. It must then say "this batch has been given": a dataset written as a generator has to count *before* its
-yield, not behind it. torchdata's StatefulDataLoader keeps that promise for its workers, who are further ahead.
+the following. It must then say "this batch has been given": an iterable written as a generator has to count *before*
+its yield, not behind it. torchdata's StatefulDataLoader keeps that promise for its workers, who are further ahead.
 
 What has no usable state is replayed. That holds for a StatefulDataLoader over a dataset without state as well:
 torchdata would skip batches itself, but loses some when the same epoch is resumed a second time.
@@ -23,7 +23,7 @@ class Stateful(Replayed):
 
     def __init__(self, items: Any, keeper: Any, tell: Tell) -> None:
         super().__init__(items, tell)
-        self._keeper = keeper
+        self._keeper, self._name = keeper, type(keeper).__name__
         self._running = False
         self._refused = False
 
@@ -31,7 +31,10 @@ class Stateful(Replayed):
         """Where it is, after the batch that was handed out last; None outside a loop, and if it cannot be stored."""
         if not self._running or self._refused:
             return None
-        state = {"inner": copy.deepcopy(self._keeper.state_dict()), "stream": self._stream.state()}
+        stream = self._stream.state()
+        with self._stream.active():  # it may look at the following item
+            inner = copy.deepcopy(self._keeper.state_dict())
+        state = {"inner": inner, "stream": stream}
         return state if self._can_be_stored(state) else None
 
     def iterate(self, seed: int, start: int, state: Any = None) -> Iterator[Any]:
@@ -42,9 +45,9 @@ class Stateful(Replayed):
             else:
                 self._stream = self._new_stream(seed)
                 self._load(state["inner"])
-                self._stream.resume(state["stream"])
-                with self._stream.active():
+                with self._stream.active():  # an iterator draws when it is made, as it did at the epoch's beginning
                     iterator = iter(self._items)
+                self._stream.resume(state["stream"])
                 yield from self._produce(iterator, self._stream)
         finally:
             self._running = False
@@ -54,9 +57,8 @@ class Stateful(Replayed):
             self._keeper.load_state_dict(state)
         except Exception as error:
             raise CheckpointError(
-                "%s could not continue from its saved state: %s: %s"
-                % (type(self._keeper).__name__, type(error).__name__, error),
-                "If the data has changed since, start a new run; run.batches(iter_of(data)) would replay it instead.",
+                "%s could not continue from its saved state: %s: %s" % (self._name, type(error).__name__, error),
+                "Resume with the data it was saved with, or start a new run.",
             ) from error
 
     def _can_be_stored(self, state: Any) -> bool:
@@ -67,6 +69,37 @@ class Stateful(Replayed):
             self._tell("%s A resume in mid-epoch will replay its batches instead." % error.message)
             return False
         return True
+
+
+class _Place:
+    """The state of a stream that is read in this process."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def state_dict(self) -> Any:
+        return self._stream.newest.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self._stream.pending = state
+
+
+class StatefulDataset(Stateful):
+    """A plain DataLoader without workers over an IterableDataset that has a state."""
+
+    def __init__(self, loader: Any, tell: Tell) -> None:
+        from gpusched.checkpoint.data import streams
+        from gpusched.checkpoint.data.exact import options_of
+
+        self._seeded = streams.SeededStream(loader.dataset)
+        copy_of = sys.modules["torch.utils.data"].DataLoader
+        options = dict(options_of(loader), batch_size=loader.batch_size, drop_last=loader.drop_last)
+        super().__init__(copy_of(self._seeded, **options), _Place(self._seeded), tell)
+        self._name = type(loader.dataset).__name__
+
+    def iterate(self, seed: int, start: int, state: Any = None) -> Iterator[Any]:
+        self._seeded.seed = seed
+        yield from super().iterate(seed, start, state)
 
 
 class StatefulLoader(Stateful):
@@ -97,7 +130,8 @@ class StatefulLoader(Stateful):
     def state(self) -> Optional[Dict[str, Any]]:
         if not self._running or self._refused:
             return None
-        inner = copy.deepcopy(self._items.state_dict())
+        with self._stream.active():
+            inner = copy.deepcopy(self._items.state_dict())
         if not self._complete(inner):  # a dataset without state: replay it
             return None
         state = {"inner": inner, "workers": self._items.num_workers, "stream": self._stream.state()}
