@@ -19,6 +19,7 @@ from gpusched.checkpoint.disk.lock import Lock
 from gpusched.checkpoint.disk.snapshot import Arena, NoRoom
 from gpusched.checkpoint.disk.writer import Outcome, Writer
 from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.ranks import together
 from gpusched.checkpoint.ranks.group import ALONE
 
 Tree = Dict[str, Any]
@@ -53,8 +54,9 @@ class Vault:
         Raises CheckpointError if another run has it. If nothing can be written there, that is only told: an older
         checkpoint can still be continued, and every save will say what is wrong.
         """
-        if self._ranks.rank != 0:
-            return
+        together.each(self._ranks, lambda: self._claim() if self._ranks.rank == 0 else None)
+
+    def _claim(self) -> None:
         try:
             files.make_directory(self.directory)
             self._device = os.stat(self.directory).st_dev
@@ -90,13 +92,14 @@ class Vault:
 
     def _load(self) -> Optional[Tuple[files.Checkpoint, Tree, int]]:
         skipped: List[str] = []
-        for found in reversed(files.list_checkpoints(self.directory)):
+        for found in self._candidates():
             problem, loaded = found.problem, None
             if found.newer_format:
                 raise CheckpointError("%s cannot be read: %s." % (found.path, problem), "Update gpusched here.")
             if not problem:
                 problem, loaded = self._read(found)
-            if loaded is not None:
+            problem = next(filter(None, self._ranks.gather(problem)), "")
+            if loaded is not None and not problem:
                 self.latest = found
                 return (found, *loaded)
             skipped.append(found.name)
@@ -108,6 +111,13 @@ class Vault:
             )
         return None
 
+    def _candidates(self) -> List[files.Checkpoint]:
+        """What is there, newest first. All ranks go by what the first one sees."""
+        found = list(reversed(files.list_checkpoints(self.directory))) if self._ranks.rank == 0 else []
+        if self._ranks.size == 1:
+            return found
+        return [files.examine(path, checksums=False) for path in self._ranks.broadcast([one.path for one in found])]
+
     def _read(self, found: files.Checkpoint) -> "Tuple[str, Optional[Tuple[Tree, int]]]":
         """(what is wrong with it, its content), every byte compared with the manifest's checksums on the way."""
         strange = files.unlisted(found)
@@ -115,7 +125,8 @@ class Vault:
             text = "%s holds %s, which gpusched did not write; it is not read"
             self._tell(text % (found.name, ", ".join(strange[:3]) + (", …" if len(strange) > 3 else "")))
         try:
-            problem = files.compare_others(found, contents.read_with_checksums(found.path, self._ranks.rank))
+            mine = contents.read_with_checksums(found.path, self._ranks.rank)
+            problem = files.compare_others(found, mine) if self._ranks.rank == 0 else ""
             if problem:
                 return problem, None
             return "", contents.read(found.path, self._ranks.rank, found.manifest["files"])
@@ -140,8 +151,8 @@ class Vault:
         CheckpointError; then the older checkpoints are as they were.
         """
         self._writer.wait()
-        halves = contents.encode_halves(tree)
-        return self._publish(_step(tree), halves, about, self._tell)
+        halves = together.each(self._ranks, lambda: contents.encode_halves(tree))
+        return self._publish(_step(tree), halves, about, self._tell, self._ranks)
 
     def save_behind(self, tree: Tree, about: Dict[str, Any]) -> float:
         """Copy the state now and write it in a thread. Returns the seconds that this call has taken.
@@ -152,26 +163,32 @@ class Vault:
         """
         began = time.monotonic()
         self._writer.wait()
-        step, halves = _step(tree), contents.encode_halves(tree)
         about = dict(about)
-        try:
-            halves = contents.copied(halves, self._arena)
-        except NoRoom as error:
-            if not self._behind_impossible:
-                self._tell("cannot save behind the training: %s; it stands still for every save instead" % error)
-            self._behind_impossible = True
-            self._writer.begin(lambda notes: self._publish(step, halves, about, notes.append), 0.0)
+        step, (halves, copied) = _step(tree), together.each(self._ranks, lambda: self._copied(tree))
+        if not copied:
+            self._writer.begin(lambda notes: self._publish(step, halves, about, notes.append, self._ranks.behind), 0.0)
             self._writer.wait()
             return time.monotonic() - began
 
         def work(notes: List[str]) -> files.Checkpoint:
-            checkpoint = self._publish(step, halves, about, notes.append)
+            checkpoint = self._publish(step, halves, about, notes.append, self._ranks.behind)
             self._tidy(notes.append)
             return checkpoint
 
         stall = about["stall"] = time.monotonic() - began  # for `gpusched checkpoints`
         self._writer.begin(work, stall)
         return time.monotonic() - began
+
+    def _copied(self, tree: Tree) -> Tuple[List[contents.Half], bool]:
+        """The encoded tree, and whether it is a copy; there may be no memory for one."""
+        halves = contents.encode_halves(tree)
+        try:
+            return contents.copied(halves, self._arena), True
+        except NoRoom as error:
+            if not self._behind_impossible:
+                self._tell("cannot save behind the training: %s; it stands still for every save instead" % error)
+            self._behind_impossible = True
+            return halves, False
 
     def prepare(self, tree: Tree) -> None:
         """Allocate memory for snapshots of such a tree ahead of the first `save_behind`, which is slow without."""
@@ -193,29 +210,28 @@ class Vault:
         return self.finished()
 
     def _publish(
-        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None]
+        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None], ranks: Any
     ) -> files.Checkpoint:
+        """With several ranks they talk by `ranks`: those of the training thread, or of the threads that write."""
         about = dict(about, parent=self.latest.name if self.latest else "")
         try:
-            self.latest = self._write(step, halves, about, tell)
+            self.latest = self._write(step, halves, about, tell, ranks)
         except OSError as error:
-            if error.errno not in _FULL or not self._make_room(tell):
+            if error.errno not in _FULL or not ranks.broadcast(self._make_room(tell)):
                 raise
-            self.latest = self._write(step, halves, about, tell)
+            self.latest = self._write(step, halves, about, tell, ranks)
         return self.latest
 
     def _write(
-        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None]
+        self, step: int, halves: List[contents.Half], about: Dict[str, Any], tell: Callable[[str], None], ranks: Any
     ) -> files.Checkpoint:
-        if self._ranks.rank == 0:
+        def begin() -> files.Draft:
             self._find_directory(tell)
-        if self._ranks.size > 1:
-            from gpusched.checkpoint.ranks import together
+            return files.Draft(self.directory)
 
-            saved: files.Checkpoint = together.save(self._ranks, self.directory, step, halves, about)
-            return saved
-        with files.Draft(self.directory) as draft:
-            return draft.seal(step, contents.write_halves(draft.folder, 0, halves), about)
+        return together.save(
+            ranks, begin, lambda folder: contents.write_halves(folder, ranks.rank, halves), step, about
+        )
 
     def _find_directory(self, tell: Callable[[str], None]) -> None:
         """The directory is there, or is made again, and it is still ours. Raises OSError, CheckpointError."""
