@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gpusched.checkpoint.disk import contents, files
+from gpusched.checkpoint.disk import contents, files, tensors
 from gpusched.checkpoint.disk.plain import encode
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8",
@@ -65,6 +65,31 @@ def put(directory, tree, step=10, ranks=1, own=None, **about):
         for rank, one in enumerate(own or [{**mine, "parts": {}}] * ranks):
             entries.update(contents.write_own(draft.folder, rank, {"shared": {}, "own": one}))
         return draft.seal(step, entries, told)
+
+
+def put_sharded(directory, whole, ranks, step=10):
+    """A checkpoint of format 2 whose model has one tensor, `w`, in pieces of several ranks along dimension 0."""
+    dtype = str(whole.dtype).split(".")[1]
+    with files.Draft(str(directory)) as draft:
+        tree = {"shared": {"parts": {"model": {}}}, "own": {}}
+        entries = contents.write_shared(draft.folder, tree)
+        for rank in range(ranks):
+            entries.update(contents.write_own(draft.folder, rank, tree))
+        (Path(draft.folder) / "shards").mkdir()
+        state = {"parts": {"model": {"w": {"$sharded": "model/w"}}}}
+        written = {"state.json": json.dumps(state).encode()}
+        begin = 0
+        for rank, piece in enumerate(torch.chunk(whole, ranks)):
+            place = {"offsets": [begin, 0], "sizes": list(piece.shape)}
+            about = {"shape": list(whole.shape), "dtype": dtype, "placements": ["S0"], "piece": place}
+            written[f"shards/shared-{rank}.json"] = json.dumps({"model/w": about}).encode()
+            name = f"shards/shared-{rank}.safetensors"
+            entries[name] = tensors.write(str(Path(draft.folder) / name), {"model/w": piece.contiguous()})
+            begin += len(piece)
+        for name, data in written.items():
+            (Path(draft.folder) / name).write_bytes(data)
+            entries[name] = {"size": len(data), "checksum": "sha256:" + hashlib.sha256(data).hexdigest()}
+        return draft.seal(step, entries, {"epoch": 0, "batch": 0})
 
 
 def spoil(path):

@@ -65,7 +65,7 @@ def _directory(path: str, part: str) -> Table:
         content = inspect.read_content(inspect.newest(path))
         wanted = "" if part == "model" and "model" not in content.shared else part
         _, table, _ = export.weights_of(content, wanted)
-        return {name: export.to_torch(array) for name, array in table.items()}
+        return mapped(table)
     for name in (*_WHOLE, *_INDEXES):
         if name in names:
             return _file(os.path.join(path, name))

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from checkpoint_trees import a_tree, put, put_old
+from checkpoint_trees import a_tree, put, put_old, put_sharded
 from torch import nn
 
+from gpusched.checkpoint import load_weights
 from gpusched.checkpoint.disk import inspect
 from gpusched.checkpoint.disk.arrays import Array
-from gpusched.checkpoint.disk.compare import kind_of
+from gpusched.checkpoint.disk.compare import Difference, compare, kind_of
 from gpusched.checkpoint.disk.export import export
 from gpusched.checkpoint.errors import CheckpointError
 
@@ -103,13 +104,46 @@ def test_an_ending_that_says_no_format_is_refused(tmp_path):
         export(put(tmp_path, a_tree()).path, str(tmp_path / "weights"))
 
 
-def test_tied_weights_stay_one_tensor_in_a_torch_file(tmp_path):
-    shared = torch.ones(3, 3)
+def test_tied_weights_stay_one_tensor_in_a_torch_file_and_are_two_in_the_other(tmp_path):
+    shared = torch.arange(12.0).reshape(3, 4)
     tree = a_tree()
-    tree["parts"] = {"model": {"in": shared, "out": shared}}
-    export(put_old(tmp_path, tree).path, str(tmp_path / "w.pt"))
-    state = load(tmp_path / "w.pt")
-    assert torch.equal(state["in"], shared) and torch.equal(state["out"], shared)
+    tree["parts"] = {"model": {"in": shared, "out": shared.view(3, 4), "turned": shared.t(), "part": shared[1:]}}
+    path = put(tmp_path, tree).path
+    for name in ("w.pt", "w.safetensors"):
+        export(path, str(tmp_path / name))
+        state = load(tmp_path / name)
+        assert {key: value.tolist() for key, value in state.items()} == {
+            key: value.tolist() for key, value in tree["parts"]["model"].items()
+        }
+        assert (state["in"].data_ptr() == state["out"].data_ptr()) == name.endswith(".pt")
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_kinds_of_numbers_that_safetensors_lacks_are_told_or_kept(tmp_path):
+    tree = a_tree()
+    tree["parts"] = {"model": {"c": torch.tensor([1 + 2j]), "e": torch.zeros(2, dtype=torch.complex32)}}
+    path = put(tmp_path, tree).path
+    export(path, str(tmp_path / "w.pt"))
+    assert load(tmp_path / "w.pt")["c"].tolist() == [1 + 2j]
+    with pytest.raises(CheckpointError, match="safetensors has no name for"):
+        export(path, str(tmp_path / "w.safetensors"))
+
+
+def test_tensors_in_pieces_of_several_ranks_are_put_together(tmp_path):
+    whole = torch.arange(24.0).reshape(6, 4)
+    one, other = put_sharded(tmp_path / "a", whole, 2), put_sharded(tmp_path / "b", whole, 3)
+    assert compare(one.path, other.path) == [Difference("ranks", "ranks", "2 rank(s) saved the first and 3 the second")]
+    third = put_sharded(tmp_path / "c", whole + (torch.arange(6) == 5).float()[:, None], 3)
+    (difference,) = compare(other.path, third.path)
+    assert difference.detail == "4 of 24 elements differ; first [5, 0]: 20 and 21; largest difference 1"
+    export(other.path, str(tmp_path / "w.safetensors"))
+    assert torch.equal(load(tmp_path / "w.safetensors")["w"], whole)
+    (entry,) = [one for one in inspect.entries(inspect.read_content(other.path)) if one.place == "model/w"]
+    assert (entry.node.shape, entry.node.dtype, entry.node.pieces) == ((6, 4), "float32", 3)
+    model = torch.nn.Module()
+    model.register_parameter("w", torch.nn.Parameter(torch.zeros(6, 4)))
+    load_weights(model, tmp_path / "b")
+    assert torch.equal(model.w, whole)
 
 
 # ---- looking into one -------------------------------------------------------------------------------------------
