@@ -256,7 +256,7 @@ class _Gradients:
             if gradient is not None:
                 if gradient.layout != torch.strided:
                     raise CheckpointError(
-                        "A gradient of shape %s is sparse, and logical ranks add dense ones." % str(tuple(gradient.shape)),
+                        "A gradient of shape %s is sparse; logical ranks add dense ones." % str(tuple(gradient.shape)),
                         "Use sparse=False in that embedding.",
                     )
                 flat[place : place + gradient.numel()].copy_(gradient.reshape(-1))
