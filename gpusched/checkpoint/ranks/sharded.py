@@ -37,7 +37,7 @@ class PieceFile:
             self._places = arrays.safetensors_arrays(self.path)
             self._mapped = torch.from_file(self.path, shared=False, size=os.path.getsize(self.path), dtype=torch.uint8)
         place = self._places.get(name)
-        if place is None or (place.shape, place.dtype) != (sizes, dtype):
+        if place is None or place.held is not None or (place.shape, place.dtype) != (sizes, dtype):
             return self._otherwise(name)
         raw = self._mapped[place.offset : place.offset + place.size]
         if raw.data_ptr() % place.width:
