@@ -123,7 +123,7 @@ def main():
 
     torch.manual_seed(args.seed + 1)  # the same numbers from here on, whether this attempt has pre-trained or not
     model = Net(len(LETTERS)).to(device)
-    print(load_weights(model, pretrained, partial=True, skip=["head."]), flush=True)
+    load_weights(model, pretrained, partial=True, skip=["head."])  # says what it has loaded and what not
     statistics = digest(dict(model.first.named_buffers()))
     optimizer = torch.optim.AdamW([
         {"params": model.head.parameters(), "lr": args.lr},

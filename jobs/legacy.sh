@@ -39,7 +39,7 @@ solver() {
                 for (i = 1; i < 40; i++) next_heat[i] = heat[i] + 0.2 * (heat[i - 1] - 2 * heat[i] + heat[i + 1])
                 for (i = 1; i < 40; i++) heat[i] = next_heat[i]
                 heat[1 + int(39 * random())] += random()
-                if (++step % 100 == 0) { keep("restart"); system("sleep " pause) }
+                if (++step % 100 == 0) { keep("restart"); system("exec sleep " pause " > /dev/null 2>&1") }
             }
             keep("result")
             for (i = 0; i <= 40; i++) sum += heat[i]

@@ -1,11 +1,15 @@
-"""The reference jobs that need no torch, as a person starts them by hand."""
+"""The reference jobs that need no torch, and what the others say where something is missing; as started by hand."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 JOBS = Path(__file__).parents[2] / "jobs"
 ROOT = JOBS.parent
@@ -63,8 +67,51 @@ def test_the_stubborn_job_ignores_sigterm_and_so_does_its_child(tmp_path):
         job.communicate(timeout=30)
 
 
-def test_the_training_job_says_what_to_install_where_torch_is_missing(tmp_path):
+@pytest.mark.parametrize("job", sorted(path.name for path in JOBS.glob("*.py") if path.name != "stubborn.py"))
+def test_a_training_job_says_what_to_install_where_torch_is_missing(tmp_path, job):
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
-    job = start([sys.executable, str(JOBS / "train_mlp.py")], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
-    output = job.communicate(timeout=30)[0]
-    assert output == "train_mlp.py needs PyTorch: pip install 'gpusched[torch]'\n" and job.returncode == 1
+    run = start([sys.executable, str(JOBS / job)], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    output = run.communicate(timeout=30)[0]
+    assert re.fullmatch(rf"{job} needs PyTorch.*: pip install 'gpusched\[torch\]'\n", output), output
+    assert run.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "job, missing",
+    [("metrics.py", "torchmetrics"), ("finetune_lora.py", "peft"), ("ensemble_library.py", "torchensemble")],
+)
+def test_a_job_that_needs_an_extra_says_so(tmp_path, job, missing):
+    (tmp_path / "torch.py").write_text("nn = None")  # the real one would take seconds to import
+    (tmp_path / f"{missing}.py").write_text("raise ImportError('not here')")
+    run = start([sys.executable, str(JOBS / job)], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    output = run.communicate(timeout=30)[0]
+    assert re.fullmatch(rf"{job} needs {missing}.*: pip install .*\n", output) and run.returncode == 1, output
+
+
+LEGACY = ["bash", str(JOBS / "legacy.sh")]
+
+
+def test_an_old_program_leaves_at_its_next_restart_file_and_goes_on_from_there(tmp_path):
+    state = tmp_path / "state"
+    first = start([*LEGACY, "1000", "0.2"], tmp_path, GPUSCHED_CHECKPOINT_DIR=str(state))
+    assert first.stdout.readline() == "solver: starting\n"
+    first.send_signal(signal.SIGTERM)
+    assert first.stdout.readline() == "asked to stop: waiting for the next restart file\n"
+    assert re.fullmatch(r"saved at step [1-9]\d*00\n|saved at step 100\n", first.stdout.readline())
+    assert first.wait(timeout=30) == 85
+    first.stdout.close()
+    second = start([*LEGACY, "1000", "0"], tmp_path, GPUSCHED_CHECKPOINT_DIR=str(state))
+    assert "solver: going on after step" in second.communicate(timeout=30)[0] and second.returncode == 0
+    calm = start([*LEGACY, "1000", "0"], tmp_path)
+    assert "solver: starting\nsolver: done" in calm.communicate(timeout=30)[0] and calm.returncode == 0
+    assert (state / "result").read_text() == (tmp_path / "legacy.state" / "result").read_text()
+
+
+def test_where_the_next_restart_file_does_not_come_in_time_the_last_one_must_do(tmp_path):
+    job = start([*LEGACY, "1000", "2"], tmp_path, LEGACY_PATIENCE="0")
+    end = time.monotonic() + 60
+    while not (tmp_path / "legacy.state" / "restart").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    assert job.communicate(timeout=30)[0].splitlines()[-1] == "saved at step 100" and job.returncode == 85

@@ -45,6 +45,12 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     assert not [str(p) for p in kept if str(p.relative_to(ROOT)) not in names]
 
 
+def test_every_reference_job_is_in_the_wheel_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {name.rpartition("/")[2] for name in names if name.startswith("gpusched/_jobs/")}
+    assert shipped == {path.name for path in (ROOT / "jobs").iterdir() if path.is_file()}
+
+
 @pytest.mark.skipif(_python39() is None, reason="there is no Python 3.9 here")
 def test_alone_it_is_the_training_library_of_an_old_python(wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
