@@ -43,6 +43,7 @@ COMMANDS = {
     "daemon": "daemon",
     "doctor": "doctor",
     "rehearse": "rehearse",
+    "checkpoint-exec": "checkpoint_exec",
     "demo": "demo",
     "completion": "completion",
     "version": "version",
@@ -61,7 +62,7 @@ class LazyGroup(click.Group):
         name = ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
-        command = getattr(import_module(f"gpusched.cli.{COMMANDS[name]}"), name)
+        command = getattr(import_module(f"gpusched.cli.{COMMANDS[name]}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         _add_common_options(command)
         return command
