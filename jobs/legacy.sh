@@ -3,21 +3,23 @@
 #
 #   bash legacy.sh 3000
 #   gpusched submit --gpus 0 --grace 2m legacy.sh 3000
+#   gpusched submit --gpus 0 -- gpusched checkpoint-exec --files restart -- bash legacy.sh --plain 3000
 #
 # The program stands for a solver that cannot be changed (here: heat in a rod that is hit by random sparks, in awk). It
-# goes on from the file restart in its directory if there is one, and replaces that file every 100 steps. This script
-# adds the manners: it runs the program where checkpoints are kept; on SIGTERM it waits for the next restart file, so that
-# no work is lost, ends the program, says `saved` and exits with 85, which means "run me again". Run by hand it uses
-# ./legacy.state. Where a restart file is written seldom, set LEGACY_PATIENCE below the grace period: after so many
-# seconds the last one must do.
+# goes on from the file restart in its directory if there is one, and replaces that file every 100 steps. With --plain
+# this script is only that program, and `gpusched checkpoint-exec` teaches it manners: at a stop it keeps the restart
+# file, at the next start it puts it back. Without, it shows how to do the like by hand, and loses no step: it runs the
+# program where checkpoints are kept, waits on SIGTERM for the *next* restart file, ends the program, says `saved` and
+# exits with 85: "run me again". Run by hand it uses ./legacy.state. Where a restart file is written seldom, set
+# LEGACY_PATIENCE below the grace period: after so many seconds the last one must do.
 set -euo pipefail
 
+plain=
+[ "${1:-}" != --plain ] || { plain=yes && shift; }
 last=${1:-3000}
 pause=${2:-0.05} # seconds of waiting in every 100 steps, so that there is something to watch
 patience=${LEGACY_PATIENCE:-30}
 directory=${GPUSCHED_CHECKPOINT_DIR:-./legacy.state}
-mkdir -p "$directory"
-cd "$directory"
 
 solver() {
     exec awk -v last="$last" -v pause="$pause" '
@@ -46,6 +48,11 @@ solver() {
             printf "solver: done after %d steps, total heat %.17g\n", step, sum
         }'
 }
+
+[ -z "$plain" ] || solver # which takes the place of this script
+
+mkdir -p "$directory"
+cd "$directory"
 
 version() { stat -c '%i %y' restart 2> /dev/null || echo none; } # another one whenever the file is replaced
 

@@ -115,3 +115,27 @@ def test_where_the_next_restart_file_does_not_come_in_time_the_last_one_must_do(
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
     assert job.communicate(timeout=30)[0].splitlines()[-1] == "saved at step 100" and job.returncode == 85
+
+
+def test_checkpoint_exec_keeps_the_restart_file_of_the_plain_program(tmp_path):
+    job, folder = tmp_path / "job", tmp_path / "checkpoints"
+    job.mkdir()
+    env = {"GPUSCHED_CHECKPOINT_DIR": str(folder), "GPUSCHED_JOB_DIR": str(job), "GPUSCHED_ATTEMPT": "1"}
+    # as `gpusched checkpoint-exec`, without the price of the command line
+    wrapped = [sys.executable, "-m", "gpusched.checkpoint.wrap", "--files", "restart", "--", *LEGACY, "--plain", "1000"]
+    first = start([*wrapped, "0.3"], tmp_path, **env)
+    assert first.stdout.readline() == "solver: starting\n"
+    end = time.monotonic() + 60
+    while not (tmp_path / "restart").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=30) == 85, first.stdout.read()
+    first.stdout.close()
+    (tmp_path / "restart").unlink()  # as where the next attempt begins in an empty directory
+    second = start([*wrapped, "0"], tmp_path, **env)
+    output = second.communicate(timeout=30)[0]
+    assert "solver: going on after step" in output and second.returncode == 0, output
+    calm = start([*LEGACY, "1000", "0"], tmp_path)
+    assert calm.communicate(timeout=30)[0] and calm.returncode == 0
+    assert (tmp_path / "result").read_text() == (tmp_path / "legacy.state" / "result").read_text()
