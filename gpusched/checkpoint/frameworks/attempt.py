@@ -97,7 +97,9 @@ class Attempt:
 
     def due(self, steps: int) -> bool:
         """Whether a save that nobody asked for is due at this step."""
-        return self.directory is not None and self._interval.due(time.monotonic(), steps)
+        return self.directory is not None and (
+            self._interval.due_by_steps(steps) or self._interval.due(time.monotonic())
+        )
 
     def serve(self, request: Request, save: Save) -> None:
         """Save, acknowledge and, for a stop, leave. A stop that cannot be saved leaves with 1, unacknowledged."""

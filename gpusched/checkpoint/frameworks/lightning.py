@@ -29,6 +29,7 @@ from gpusched.checkpoint.disk import files
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.frameworks import folder, lightning_state
 from gpusched.checkpoint.frameworks.attempt import Attempt
+from gpusched.checkpoint.frameworks.extras import Extras
 from gpusched.checkpoint.frameworks.loaders import FollowingLoader, Place, Walk, source_of
 from gpusched.checkpoint.interval import Every
 from gpusched.checkpoint.state import environment, randomness
@@ -89,7 +90,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         self.attempt.refuse_several_processes(
             trainer.world_size, "Write the loop with gpusched.checkpoint.Run to train on several devices."
         )
-        self._trainer, self._extras = trainer, lightning_state.Extras(pl_module)
+        self._trainer, self._extras = trainer, Extras(pl_module)
         self._process = process = trainer.strategy.process_dataloader
         trainer.strategy.process_dataloader = lambda loader: self._follow(process(loader))
 

@@ -10,8 +10,8 @@ import sys
 from typing import Any, Dict, List
 
 from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.frameworks.extras import Extras
 from gpusched.checkpoint.state import gradients, randomness
-from gpusched.checkpoint.state.parts import MetricPart
 
 Tree = Dict[str, Any]
 _FLAGS = ("_restarting", "_loaded_from_state_dict", "_resuming_from_checkpoint")
@@ -38,25 +38,6 @@ def require(trainer: Any) -> None:
 _MISSING = object()
 
 
-def generators_of(module: Any) -> List[Any]:
-    """Explicit generators that the LightningModule and its submodules hold as attributes, in a fixed order."""
-    found: Dict[int, Any] = {}
-    for one in module.modules():
-        for value in vars(one).values():
-            for item in value if isinstance(value, (list, tuple)) else [value]:
-                if randomness.is_generator(item):
-                    found.setdefault(id(item), item)
-    return list(found.values())
-
-
-class Extras:
-    """What a LightningModule holds and its state_dict() does not: torchmetrics and explicit generators."""
-
-    def __init__(self, module: Any) -> None:
-        self.metrics = MetricPart("metrics", module)
-        self.generators = generators_of(module)
-
-
 def capture(trainer: Any, extras: Extras) -> Tree:
     """The state between two batches, or where a validation begins. Nothing in it changes when training goes on."""
     module, epoch_loop, connector = trainer.lightning_module, trainer.fit_loop.epoch_loop, trainer._logger_connector
@@ -65,12 +46,11 @@ def capture(trainer: Any, extras: Extras) -> Tree:
     grads = gradients.capture({"model": module}, trainer.optimizers) if open_window else {}
     return {
         "rng": randomness.capture(),
-        "generators": [randomness.generator_state(one) for one in extras.generators],
         "loops": loops,
         "results": [[key, _capture_result(one)] for key, one in epoch_loop._results.items()],
         "logged": {name: dict(getattr(connector, name)) for name in _LOGGED},
         "connector": {"first": connector._first_loop_iter, "fx": connector._current_fx},
-        "metrics": extras.metrics.capture(),
+        "extras": extras.capture(),
         "grads": {name: value.detach().clone() for name, value in grads.items()},
         "should_stop": bool(trainer.should_stop),
     }
@@ -88,16 +68,10 @@ def restore(trainer: Any, tree: Tree, extras: Extras) -> List[str]:
     for name in _LOGGED:
         setattr(connector, name, {key: _on(value, device) for key, value in tree["logged"][name].items()})
     connector._first_loop_iter, connector._current_fx = tree["connector"]["first"], tree["connector"]["fx"]
-    notes = _restore_metrics(extras.metrics, tree["metrics"])
+    notes = extras.restore(tree["extras"])
     if tree["grads"]:
         lost = gradients.restore({"model": module}, trainer.optimizers, tree["grads"])
         notes += ["the gradient of %s was saved, and there is no such parameter" % name for name in lost]
-    if len(extras.generators) == len(tree["generators"]):
-        for one, state in zip(extras.generators, tree["generators"]):  # noqa: B905 - Python 3.9
-            randomness.set_generator_state(one, state)
-    else:
-        text = "%d generators of the LightningModule were saved and it holds %d: they start afresh"
-        notes.append(text % (len(tree["generators"]), len(extras.generators)))
     return notes + randomness.restore(tree["rng"])
 
 
@@ -120,13 +94,6 @@ def _calm(loop: Any) -> None:
     for inner in vars(loop).values():
         if hasattr(inner, "_restarting"):
             _calm(inner)
-
-
-def _restore_metrics(part: MetricPart, saved: Tree) -> List[str]:
-    here = set(part.capture())
-    if here - set(saved):
-        return ["the metrics %s are not in the checkpoint: all start afresh" % ", ".join(sorted(here - set(saved)))]
-    return part.restore(saved) or []
 
 
 def _capture_result(result: Any) -> Tree:

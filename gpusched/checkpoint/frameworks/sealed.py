@@ -41,14 +41,14 @@ def unseal(path: str) -> None:
     sync_directory(path)
 
 
-def problem(path: str) -> str:
-    """What is wrong with a sealed directory, every byte compared; empty if nothing is."""
+def problem(path: str, checksums: bool = True) -> str:
+    """What is wrong with a sealed directory, every byte compared (else only sizes); empty if nothing is."""
     manifest = about(path)
     if not manifest:
         return "it has no seal: a save was cut off, or it was saved without gpusched"
     if manifest.get("seal") != files._seal(manifest) or not isinstance(manifest.get("files"), dict):
         return "its manifest is damaged"
-    return files._compare_files(path, manifest["files"], checksums=True)
+    return files._compare_files(path, manifest["files"], checksums)
 
 
 def about(path: str) -> Dict[str, Any]:

@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 from gpusched import rundir
 from gpusched.checkpoint.disk import contents
@@ -28,10 +28,11 @@ from gpusched.checkpoint.disk.files import Checkpoint
 from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.checkpoint.frameworks import sealed
 from gpusched.checkpoint.frameworks.attempt import Attempt
-from gpusched.checkpoint.frameworks.lightning_state import generators_of
+from gpusched.checkpoint.frameworks.extras import Extras
 from gpusched.checkpoint.frameworks.loaders import plain_loader
 from gpusched.checkpoint.mailbox import Request
 from gpusched.checkpoint.state import environment, randomness
+from gpusched.checkpoint.state.parts import make_part
 
 TrainerCallback: Any = importlib.import_module("transformers").TrainerCallback
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -44,14 +45,16 @@ _KEPT = [
 ]  # attributes of a Trainer on which its next log lines depend
 
 
-def preemptible(trainer: Any, seed: Optional[int] = None) -> Optional[str]:
+def preemptible(trainer: Any, seed: Optional[int] = None, extra: Optional[Dict[str, Any]] = None) -> Optional[str]:
     """Prepare a Trainer to be stopped and resumed exactly. Returns what to hand to trainer.train(), None to begin.
 
+    extra: what of the script's own has state, by name: metrics, generators, anything with state_dict() and
+    load_state_dict(), lists or dictionaries of plain values. The model's own metrics and generators are found.
     seed: of the order of samples and their random transforms (default: args.data_seed or args.seed).
     Outside gpusched nothing is asked for; the order of the data is the same, and checkpoints are sealed all the same.
     Raises CheckpointError if there are checkpoints and none can be used, or if the run has several processes.
     """
-    callback = GpuschedCallback(trainer, seed)
+    callback = GpuschedCallback(trainer, seed, extra or {})
     found = callback.prepare()
     trainer.add_callback(callback)
     return found
@@ -81,8 +84,10 @@ def latest(output_dir: str, tell: Callable[[str], None] = say) -> Optional[str]:
 class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
     """Asks for requests, seals what Trainer saves, puts back what it forgets. Made by preemptible()."""
 
-    def __init__(self, trainer: Any, seed: Optional[int]) -> None:
+    def __init__(self, trainer: Any, seed: Optional[int], extra: Dict[str, Any]) -> None:
         self.trainer, self.args = trainer, trainer.args
+        self._parts = {name: make_part(name, target, {}) for name, target in extra.items()}
+        self._extras = Extras(trainer.model)
         inside = rundir.ENV_JOB_DIR in os.environ or rundir.ENV_CHECKPOINT_DIR in os.environ
         self.attempt = Attempt(self.args.output_dir if inside else None, 1, None, None)
         self._seed, self._found = seed, ""
@@ -167,10 +172,13 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
         for name, value in self._own["trainer"].items():
             here: Any = getattr(self.trainer, name, None)
             setattr(self.trainer, name, value.to(here.device) if hasattr(here, "device") else value)
-        generators = generators_of(self.trainer.model)
-        for one, saved in zip(generators, self._own["generators"]):  # noqa: B905 - Python 3.9
-            randomness.set_generator_state(one, saved)
-        notes = randomness.restore(self._own["rng"])  # before the hooks of an epoch that begins
+        notes = self._extras.restore(self._own["extras"])
+        for key in sorted(set(self._parts) ^ set(self._own["parts"])):
+            notes.append("extra %r is not both in the checkpoint and in the script: the run is not exact" % key)
+        for key, part in self._parts.items():
+            if key in self._own["parts"]:
+                part.restore(self._own["parts"][key])
+        notes += randomness.restore(self._own["rng"])  # before the hooks of an epoch that begins
         self._later = not float(state.epoch or 0).is_integer()
         self.trainer._load_rng_state = lambda checkpoint: self._restore_random_numbers()
         changed = environment.changes(sealed.about(path).get("environment", {}), self._environment())
@@ -252,8 +260,8 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
             self.attempt.tell_once(
                 "this Trainer keeps its loss sum to itself: the first log line after a resume differs"
             )
-        generators: List[Any] = [randomness.generator_state(one) for one in generators_of(trainer.model)]
-        own = {"trainer": kept, "rng": randomness.capture(), "generators": generators}
+        parts = {name: part.capture() for name, part in self._parts.items()}
+        own = {"trainer": kept, "rng": randomness.capture(), "extras": self._extras.capture(), "parts": parts}
         where = {"steps": state.global_step, "epoch": int(state.epoch or 0), "batch": 0}
         tree = {"shared": {"position": where, "seed": self._seed}, "own": own}
         contents.write_shared(path, tree)
