@@ -19,6 +19,7 @@ class Replayed:
     """Produced from the beginning under the epoch's own seed, without the first batches where that is asked for."""
 
     logical = False
+    ranks = 1  # of the run: a stream is usually divided among them by itself
     pace: Optional[float] = None  # seconds that a batch took to produce; to be set from the run that saved, if known
 
     def __init__(self, items: Any, tell: Tell) -> None:
@@ -35,7 +36,7 @@ class Replayed:
     def identity(self) -> Dict[str, Any]:
         """What must not change between a save and its resume, in words and numbers."""
         length = self.length()
-        return {} if length is None else {"length": length}
+        return {"ranks": self.ranks} if length is None else {"ranks": self.ranks, "length": length}
 
     def global_batch(self) -> Optional[int]:
         return None

@@ -10,7 +10,8 @@
 
 All of them draw from streams of their own and leave the script's generators untouched, whatever the number of workers.
 A source has `length()` (global batches of an epoch, None if nobody knows), `global_batch()` (samples that all ranks
-together take in one step, None where that means nothing), `identity()` (what must not change between a save and its
+together take in one step, None where that means nothing), `pace` (seconds that a batch took, where a resume would have
+to replay it), `identity()` (what must not change between a save and its
 resume; a plain dictionary), `state()` (plain; None unless it is needed to start in the middle) and
 `iterate(seed, start, state)`. `logical` says that each item is a list: the batches of this process's logical ranks.
 Must not import torch unless the script gave a DataLoader.
@@ -32,6 +33,7 @@ class PlainSequence:
     """Items of a range, list or tuple in their order."""
 
     logical = False
+    pace: Optional[float] = None
 
     def __init__(self, items: Any) -> None:
         self._items = items
@@ -56,6 +58,8 @@ class PlainSequence:
 
 class KeyedLoader:
     """A copy of a map-style DataLoader whose sampler hands out (seed, index) pairs and starts where it is told to."""
+
+    pace: Optional[float] = None
 
     def __init__(self, loader: Any, tell: Tell, shape: Shape = ONE) -> None:
         import torch
@@ -138,7 +142,9 @@ def source_for(items: Any, tell: Tell, shape: Shape = ONE) -> Any:
             "%s cannot be shared out among logical ranks: its samples have no places." % type(items).__name__,
             "Logical ranks need a DataLoader over a dataset with __getitem__ and __len__.",
         )
-    return _streaming(items, tell, data if loader else None)
+    source = _streaming(items, tell, data if loader else None)
+    source.ranks = shape.size
+    return source
 
 
 def _streaming(items: Any, tell: Tell, data: Any) -> Any:

@@ -171,6 +171,7 @@ class _Shared:
     """A source whose items are Shares instead of lists of batches. The seed of a step depends on its place alone."""
 
     logical = True
+    pace: Optional[float] = None
 
     def __init__(self, source: Any, ranks: LogicalRanks) -> None:
         self._source, self._ranks = source, ranks
