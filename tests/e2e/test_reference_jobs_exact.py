@@ -79,3 +79,23 @@ def test_boosting_whose_members_follow_one_another(trainer, tmp_path):
     arguments += ["--folder", str(tmp_path / "parts"), "--batch", "100"]
     result = ends_the_same(trainer, tmp_path, "ensemble.py", *arguments, points=36, seed=2)
     assert result["steps"] == 36 and result["scores"]["together"] > 0.3
+
+
+@pytest.mark.parametrize("method", ["bagging", "stacking"])
+def test_a_member_of_an_ensemble_and_what_combines_the_members(trainer, tmp_path, method):
+    arguments = ["--method", method, "--members", "2", "--epochs", "2", "--folder", tmp_path / "parts"]
+    train = ["ensemble.py", *arguments, "--batch", "100", "--member"]
+    other = Job(trainer, tmp_path / "other", JOBS / train[0], *train[1:], "1").start()
+    points = 12 if method == "bagging" else 36  # steps; stacking trains on three folds, then on all
+    result = ends_the_same(trainer, tmp_path / "member", *train, "0", points=points)
+    assert result["steps"] == points and list(result["scores"]) == ["member 0"]
+    assert other.wait() == 0, other.output
+    if method == "stacking":
+        combined = ends_the_same(trainer, tmp_path / "combine", "ensemble_combine.py", *arguments, points=38, seed=2)
+        assert combined["members"][0] == result["scores"]["member 0"] and 0.3 < combined["together"] <= 1
+
+
+def test_members_that_are_missing_are_named(trainer, tmp_path):
+    job = Job(trainer, tmp_path, JOBS / "ensemble_combine.py", "--folder", tmp_path / "nowhere").start()
+    assert job.wait() == 1
+    assert f"{tmp_path}/nowhere/bagging-classification-0.pt is missing. Train the members first" in job.output
