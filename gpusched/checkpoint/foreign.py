@@ -13,7 +13,7 @@ import re
 from inspect import signature
 from typing import Any, Dict, Iterator, List, Tuple
 
-from gpusched.checkpoint.disk import arrays, export, files, inspect
+from gpusched.checkpoint.disk import arrays, export, inspect
 from gpusched.checkpoint.errors import CheckpointError
 
 Table = Dict[str, Any]
@@ -61,8 +61,8 @@ def read_table(source: Any, part: str = "model") -> Table:
 
 def _directory(path: str, part: str) -> Table:
     names = os.listdir(path)
-    if files.MANIFEST in names or any(re.fullmatch(r"step-\d+(\.\d+)?", name) for name in names):
-        content = inspect.read_content(inspect.newest(path))
+    if inspect.SHARED in names or any(re.fullmatch(r"step-\d+(\.\d+)?", name) for name in names):
+        content = inspect.read_content(_checked(path))
         wanted = "" if part == "model" and "model" not in content.shared else part
         _, table, _ = export.weights_of(content, wanted)
         return mapped(table)
@@ -73,6 +73,18 @@ def _directory(path: str, part: str) -> Table:
         "%s holds no weights that are known by their names." % path,
         "Name the file itself. There are: %s." % (", ".join(sorted(names)[:8]) or "no files"),
     )
+
+
+def _checked(path: str) -> str:
+    """The good checkpoint that a directory means; one of Hugging Face's Trainer has a seal of another kind."""
+    if not re.fullmatch(r"checkpoint-\d+", os.path.basename(os.path.abspath(path))):
+        return inspect.newest(path)
+    from gpusched.checkpoint.frameworks import sealed
+
+    problem = sealed.problem(path)
+    if problem:
+        raise CheckpointError("%s cannot be used: %s." % (path, problem), "Use another checkpoint.")
+    return path
 
 
 def _file(path: str) -> Table:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gpusched.checkpoint.disk.files import Checkpoint
 
 _JOB = re.compile(r"@(~\d+)?(_\d+)?|\d+(_\d+)?", re.ASCII)
-_NAME = re.compile(r"(?:step-)?(\d+(?:\.\d+)?)", re.ASCII)
+_NAME = re.compile(r"(?:step-)?\d+(?:\.\d+)?|checkpoint-\d+", re.ASCII)
+_TRAINERS = re.compile(r"checkpoint-(\d+)", re.ASCII)  # Hugging Face's, sealed by gpusched
 _ALIVE = ("STARTING", "RUNNING", "STOPPING")
 
 
@@ -67,8 +68,8 @@ def find(word: str) -> Place:
 def _named(directory: str, text: str) -> str:
     """The name of a checkpoint. A number alone means the last one of that step: `8` may be `step-8.1`."""
     if not text.isdigit():
-        return text if text.startswith("step-") else f"step-{text}"
-    saved = re.compile(rf"step-{text}(?:\.(\d+))?", re.ASCII)
+        return text if text.startswith(("step-", "checkpoint-")) else f"step-{text}"
+    saved = re.compile(rf"step-{text}(?:\.(\d+))?|checkpoint-{text}", re.ASCII)
     try:
         names = [name for name in os.listdir(directory) if saved.fullmatch(name)]
     except OSError:  # told by whoever reads it
@@ -108,12 +109,12 @@ def _existing(path: str, word: str) -> str:
 
 def all_of(place: Place, checksums: bool = False) -> list[Checkpoint]:
     """The checkpoints of a place, oldest first; just the one that was named. Raises NotFound, NotAllowed."""
-    from gpusched.checkpoint.disk.files import MANIFEST, list_checkpoints
+    from gpusched.checkpoint.disk.files import MANIFEST
 
     with sentences(place):
         if place.name:
             return [one(place, checksums)]
-        found = list_checkpoints(place.directory, checksums)
+        found = _listed(place.directory, checksums)
         for item in found:
             manifest = os.path.join(item.path, MANIFEST)
             if item.problem and os.path.exists(item.path) and not os.access(item.path, os.X_OK | os.R_OK):
@@ -123,16 +124,39 @@ def all_of(place: Place, checksums: bool = False) -> list[Checkpoint]:
         return found
 
 
+def _listed(directory: str, checksums: bool = False) -> list[Checkpoint]:
+    """What the library saved there, and Hugging Face's Trainer under names of its own; [] if it is absent."""
+    from gpusched.checkpoint.disk.files import list_checkpoints
+
+    found = list_checkpoints(directory, checksums)
+    with contextlib.suppress(FileNotFoundError):
+        names = [name for name in os.listdir(directory) if _TRAINERS.fullmatch(name)]
+        found += [_examined(os.path.join(directory, name), checksums) for name in names]
+    return sorted(found, key=lambda item: (item.step, item.repeat))
+
+
+def _examined(path: str, checksums: bool) -> Checkpoint:
+    from gpusched.checkpoint.disk.files import Checkpoint, examine
+    from gpusched.checkpoint.frameworks import sealed
+
+    theirs = _TRAINERS.fullmatch(os.path.basename(path))
+    if theirs is None:
+        return examine(path, checksums)
+    about, problem = sealed.about(path), sealed.problem(path, checksums)
+    size = 0 if problem else sum(entry["size"] for entry in about["files"].values())
+    created, seconds = (float(about.get(key) or 0.0) for key in ("created_at", "seconds"))
+    epoch = int(about.get("epoch") or 0)
+    return Checkpoint(path, int(theirs[1]), 0, problem, False, epoch, 0, created, seconds, size, about)
+
+
 def one(place: Place, checksums: bool = False) -> Checkpoint:
     """The checkpoint that a place names, good or torn. Raises NotFound that lists those there are."""
-    from gpusched.checkpoint.disk.files import examine, list_checkpoints
-
     path = os.path.join(place.directory, place.name)
     if not os.path.isdir(path):
         with sentences(place):
-            names = [item.name for item in list_checkpoints(place.directory)]
+            names = [item.name for item in _listed(place.directory)]
         raise NotFound(f"there is no {place.name} of {place.whose}", f"there are: {', '.join(names) or 'none'}")
-    return examine(path, checksums)
+    return _examined(path, checksums)
 
 
 def chosen(place: Place, checksums: bool = False) -> Checkpoint:

@@ -203,6 +203,9 @@ def pin(words: tuple[str, ...], off: bool) -> None:
     picked = _picked(words, "pin")
     for place, names in picked:
         for name in names:
+            if not name.startswith("step-"):
+                hint = "copy it elsewhere, or raise save_total_limit"
+                raise Refused(f"{name} is Hugging Face's own, which deletes its old ones by its own rules", hint)
             with sentences(place):
                 files.pin(place.directory, name, not off)
     done = [name for _, names in picked for name in names]

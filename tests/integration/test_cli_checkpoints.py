@@ -158,6 +158,27 @@ def test_somebody_elses_directory_is_told_as_theirs(saved, monkeypatch):
         assert result.err == f"gpusched: {saved}: Permission denied\n  they are alice's: ask them\n"
 
 
+def test_what_hugging_faces_trainer_saved_is_listed_by_its_own_names(daemon, tmp_path):
+    from gpusched.checkpoint.frameworks import sealed
+
+    about = {"framework": "transformers", "epoch": 1, "created_at": 1.0, "seconds": 2.0}
+    for step in (10, 20):
+        folder = tmp_path / "out" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"\0" * 2048)
+        sealed.seal(str(folder), {**about, "step": step})
+    (tmp_path / "out" / "checkpoint-30").mkdir()
+    rows = {line.split()[0]: line for line in gpusched("checkpoints", "out").out.splitlines()}
+    assert rows["checkpoint-20"].endswith("good, newest") and "2.0K" in rows["checkpoint-20"]
+    assert "torn: it has no seal" in rows["checkpoint-30"]
+    spoil(tmp_path / "out" / "checkpoint-20" / "model.safetensors")
+    result = gpusched("checkpoints", "verify", "out")
+    assert result.code == 1 and result.out.splitlines()[-1] == "a resume loads checkpoint-10"
+    assert "save_total_limit" in gpusched("checkpoints", "pin", "out/10").err
+    assert gpusched("checkpoints", "rm", "out/checkpoint-30", "out/20").code == 1  # sizes say that 20 is good
+    assert gpusched("checkpoints", "rm", "out/checkpoint-30").code == 0 and not os.path.exists("out/checkpoint-30")
+
+
 # ---- verify -----------------------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,11 @@
 """Tensors as they lie on disk: names, shapes, kinds of number and bytes by range. Needs no torch, loads only parts.
 
-Reads the layout of safetensors (8 bytes of length, a JSON header, raw bytes) and the entries of a torch file, whose
-pickle is walked by a reader that knows tensors and nothing else: no class is looked up, nothing is executed.
+Reads the layout of safetensors: 8 bytes of length, a JSON header, raw bytes. (torchfile.py reads torch's own.)
 Must not trust a header: sizes and offsets are checked against the file before anything is read.
 """
 
-import io
 import json
 import os
-import pickle
-import zipfile
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -28,7 +24,6 @@ DTYPES = {name: dtype for name, dtype, _ in _KINDS}
 NAMES = {dtype: name for name, dtype, _ in _KINDS}
 WIDTHS = dict({dtype: width for _, dtype, width in _KINDS}, complex32=4)
 HEADER_LIMIT = 100 << 20
-_LIMIT = 64 << 20  # a torch file's pickle holds names and shapes, never numbers
 
 
 @dataclass(frozen=True)
@@ -166,77 +161,3 @@ def row_major(shape: Tuple[int, ...]) -> List[int]:
 
 def _no_safetensors(path: str, why: str) -> CheckpointError:
     return CheckpointError("%s is not a whole safetensors file: %s." % (path, why), "Copy or download it again.")
-
-
-# ---- torch's own files ------------------------------------------------------------------------------------------
-
-
-def torch_arrays(path: str) -> Dict[str, Array]:
-    """Names, kinds and shapes in a torch file that is a flat table of tensors, as checkpoints of format 1 have it.
-
-    Without torch and without executing anything. The bytes are read through torch.load(weights_only=True), mapped.
-    Raises CheckpointError for anything else, OSError.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = [one for one in archive.namelist() if one.endswith("/data.pkl")]
-            if archive.getinfo(name).file_size > _LIMIT:
-                raise ValueError("its table of contents is too large")
-            table = _Reader(io.BytesIO(archive.read(name))).load()
-        if not isinstance(table, dict) or not all(isinstance(one, _Tensor) for one in table.values()):
-            raise ValueError("it is not a table of tensors")
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        why = "%s is not a readable table of tensors: %s." % (path, error or type(error).__name__)
-        raise CheckpointError(why, "Copy it again, or use another checkpoint.") from None
-    mapped: Dict[str, Any] = {}
-
-    def make(name: str) -> Any:
-        if not mapped:
-            import torch
-
-            mapped.update(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-        return mapped[name]
-
-    opened = OneAtATime(make)
-    return {
-        str(name): Array(one.dtype, one.shape, WIDTHS[one.dtype], path=path, held=opened.named(str(name)))
-        for name, one in table.items()
-    }
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    dtype: str
-    shape: Tuple[int, ...]
-
-
-class _Reader(pickle.Unpickler):
-    """Knows how torch writes tensors, and no other class or function; each name stands for a harmless stand-in."""
-
-    def persistent_load(self, pid: Any) -> str:
-        _, storage, *_ = pid
-        return str(storage)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-            return _rebuild
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        if module == "torch" and name in WIDTHS:
-            return name
-        raise pickle.UnpicklingError("it holds %s.%s, which is not a tensor" % (module, name))
-
-
-_STORAGES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128", "UntypedStorage": "",
-}  # fmt: skip
-
-
-def _rebuild(storage: str, offset: int, shape: Any, stride: Any, *rest: Any) -> _Tensor:
-    dtype = next((one for one in rest if isinstance(one, str)), storage)
-    return _Tensor(dtype, tuple(int(length) for length in shape))

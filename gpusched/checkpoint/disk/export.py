@@ -17,6 +17,7 @@ from gpusched.checkpoint.errors import CheckpointError
 from gpusched.rundir import sync_directory
 
 TORCH, SAFETENSORS = (".pt", ".pth", ".bin"), (".safetensors",)
+FRAMEWORK_FILES = ("lightning.ckpt", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _PIECE = 16 << 20
 # Where averaged weights keep the model's own names: torch's AveragedModel, ema-pytorch, and bare.
 _AVERAGED = ("module.", "ema_model.", "ema.", "")
@@ -61,6 +62,8 @@ def weights_of(content: Content, part: str = "", ema: bool = False) -> Tuple[str
     parts = dict(content.shared)
     for tree in content.own.values():
         parts.update({key: tree[key] for key in tree if key not in parts})
+    if "model" not in parts and content.manifest.get("framework"):
+        parts.update(_of_framework(content))
     name = part or _only(parts, "model")
     table, left_out = _table(parts, name)
     if ema:
@@ -69,11 +72,27 @@ def weights_of(content: Content, part: str = "", ema: bool = False) -> Tuple[str
     return name, table, left_out
 
 
+def _of_framework(content: Content) -> Dict[str, Any]:
+    """The model in the file that Lightning or Hugging Face's Trainer keeps in its checkpoint."""
+    from gpusched.checkpoint import foreign
+
+    for name in FRAMEWORK_FILES:
+        path = os.path.join(content.path, name)
+        if os.path.exists(path):
+            table = {key: one for key, one in foreign.read_table(path).items() if foreign.is_tensor(one)}
+            return {"model": {key: _held(one) for key, one in table.items()}}
+    return {}
+
+
+def _held(tensor: Any) -> Array:
+    return Array(str(tensor.dtype).split(".")[1], tuple(tensor.shape), tensor.element_size(), held=tensor.contiguous)
+
+
 def _only(parts: Dict[str, Any], role: str) -> str:
     """The one part of a role. Raises CheckpointError if there are none or several."""
     found = [key for key in parts if key.split(".")[0] == role]
-    if len(found) == 1:
-        return found[0]
+    if len(found) == 1 or role in parts:
+        return role if role in parts else found[0]
     if not found:
         why = "The checkpoint has no part that is called %s." % role
     else:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from gpusched.checkpoint.disk import files
-from gpusched.checkpoint.disk.arrays import WIDTHS, Array, OneAtATime, safetensors_arrays, torch_arrays
+from gpusched.checkpoint.disk.arrays import WIDTHS, Array, OneAtATime, safetensors_arrays
+from gpusched.checkpoint.disk.torchfile import Opaque, read_torch, torch_arrays
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.rundir import read_json
 
 SHARED = "state.json"
 _OWN = re.compile(r"own-(\d+)\.json")
+_ARGUMENTS = "training_args.bin"  # of Hugging Face's Trainer: settings, not state
 _ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "metrics", "", "generators")  # "": the user's own
 _AFTER = ("position", "seed", "sources", "values", "rng", "rng_epoch", "history")
 _ELSEWHERE = "Name one checkpoint: a directory such as step-130 with a manifest.json in it."
@@ -75,7 +77,10 @@ def read_content(path: str) -> Content:
         raise CheckpointError(text % (path, version, files.FORMAT), "Update gpusched here.")
     ranks = sorted(int(match[1]) for match in map(_OWN.fullmatch, names) if match)
     own = {rank: _read_tree(os.path.join(path, "own-%d.json" % rank)) for rank in ranks}
-    return Content(path, manifest, _read_tree(shared_path), own)
+    shared = _read_tree(shared_path)
+    if manifest.get("framework"):
+        shared.update(_framework_files(path, names))
+    return Content(path, manifest, shared, own)
 
 
 def newest(path: str) -> str:
@@ -173,6 +178,36 @@ def _sharded(folder: str, half: str) -> Dict[str, Array]:
         name: Array(one.dtype_name, one.shape, WIDTHS[one.dtype_name], held=whole.named(name), pieces=len(one.pieces))
         for name, one in found.items()
     }
+
+
+def _framework_files(path: str, names: List[str]) -> Dict[str, Any]:
+    """What Lightning or Hugging Face's Trainer keeps of its own in a checkpoint, each file under its name."""
+    found: Dict[str, Any] = {}
+    for name in sorted(names):
+        ours = name.startswith(("tensors.", "own-")) or name == _ARGUMENTS
+        if name.endswith(".safetensors") and not ours:
+            found[name] = safetensors_arrays(os.path.join(path, name))
+        elif name.endswith((".ckpt", ".pt", ".pth", ".bin")) and not ours:
+            found[name] = _foreign_node(read_torch(os.path.join(path, name)))
+    return found
+
+
+def _foreign_node(value: Any) -> Any:
+    """A node for what was read from a torch file."""
+    if isinstance(value, Array):
+        return value
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else "[%r]" % (key,): _foreign_node(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return Items(type(value).__name__, [_foreign_node(one) for one in value])
+    if isinstance(value, Opaque):
+        made = [*value.made_from, value.items] if value.items else value.made_from
+        return Items(value.name, [_foreign_node(one) for one in made])
+    if isinstance(value, (set, frozenset)):
+        return Items(type(value).__name__, [_foreign_node(one) for one in sorted(value, key=repr)])
+    if isinstance(value, type) and issubclass(value, Opaque):
+        return Plain("class", value.name)
+    return Plain(type(value).__name__, repr(value))
 
 
 def _node(value: Any, tensors: Dict[str, Array]) -> Any:
