@@ -76,6 +76,7 @@ ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "ac
 # Files that are written on top of torch. They may import it first thing, and are themselves only imported lazily.
 FRAMEWORKS = tuple(f"gpusched/checkpoint/frameworks/{name}.py" for name in ("lightning", "transformers", "accelerate"))
 TORCH_FILES = (
+    "gpusched/checkpoint/data/choosing.py",
     "gpusched/checkpoint/data/exact.py",
     "gpusched/checkpoint/data/keyed.py",
     "gpusched/checkpoint/data/orders.py",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from gpusched.checkpoint import CheckpointError
+from gpusched.checkpoint import CheckpointError, exact_loader
 from gpusched.checkpoint.data.replayed import Replayed
 from gpusched.checkpoint.data.sources import KeyedLoader, source_for
 from gpusched.checkpoint.data.stateful import Stateful, StatefulLoader
@@ -137,8 +137,15 @@ def test_a_stateful_loader_over_a_data_set_with_places_keeps_the_exact_order():
         def __getitem__(self, index):
             return index, random.random()
 
-    source = source_for(stateful(0, Places)(), quiet)
-    assert isinstance(source, KeyedLoader) and source.state() is None
+    told = []
+    source = source_for(stateful(1, Places, shuffle=True)(), told.append)
+    assert isinstance(source, KeyedLoader) and source.state() is None and told == []
+    plain_one = source_for(DataLoader(Places(), 3, shuffle=True), quiet)
+    expected = [flat(batch) for batch in plain_one.iterate(5, 1)]
+    assert [flat(batch) for batch in source.iterate(5, 1)] == expected
+    assert source.identity() == plain_one.identity()
+    exact = exact_loader(stateful(0, Places, shuffle=True)(), seed=3)
+    assert [flat(batch) for batch in source_for(exact, told.append).iterate(5, 1)] == expected and told == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,7 +12,9 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from gpusched.checkpoint.data import keyed
-from gpusched.checkpoint.data.orders import SampledBatches, Timetable, order_of
+from gpusched.checkpoint.data.choosing import is_torchs, order_of
+from gpusched.checkpoint.data.clocks import Timetable
+from gpusched.checkpoint.data.orders import SampledBatches
 from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.errors import CheckpointError, say
 
@@ -63,7 +65,7 @@ def exact_loader(
     order: Dict[str, Any] = {"batch_size": loader.batch_size, "sampler": loader.sampler, "drop_last": loader.drop_last}
     if loader.batch_sampler is None:
         order = {"batch_size": None, "sampler": loader.sampler}
-    elif type(loader.batch_sampler) is not BatchSampler:
+    elif not is_torchs(loader.batch_sampler, BatchSampler):
         order = {"batch_sampler": loader.batch_sampler}
     return ExactLoader(loader.dataset, seed=seed, rank=rank, size=size, **order, **options_of(loader))
 

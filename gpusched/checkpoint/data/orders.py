@@ -11,61 +11,16 @@ last few samples are left out where the DistributedSampler has drop_last. Only t
 parts. Imports torch: import it where a DataLoader was given.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DistributedSampler, Sampler
 
-from gpusched.checkpoint.data.shape import ONE, Shape
-from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.data.clocks import Clock
 from gpusched.checkpoint.state import randomness
 from gpusched.checkpoint.state.randomness import Stream, mix
 
 Key = Tuple[int, Any]
-
-
-class Clock(Protocol):
-    """Says, when a pass over the data begins, with which seed and with which batch."""
-
-    def begin(self) -> Tuple[int, int]: ...
-
-
-class Aim:
-    """The clock of somebody who knows: each pass is aimed beforehand."""
-
-    def __init__(self) -> None:
-        self.seed = self.start = 0
-
-    def begin(self) -> Tuple[int, int]:
-        return self.seed, self.start
-
-
-class Timetable:
-    """The clock of loops that we do not see: each pass is the next epoch, unless set_epoch() says which."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.epoch, self.start = seed, 0, 0
-        self.begun = False  # a pass over this epoch has begun
-        self.touched = False  # and a batch of it was handed out
-
-    def due(self) -> Tuple[int, int]:
-        """Epoch and first batch of the next pass."""
-        return (self.epoch + 1, 0) if self.begun else (self.epoch, self.start)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next pass is over this epoch. Said of the epoch that is due already, it keeps the place in it."""
-        if epoch != self.epoch or self.touched:
-            self.start = 0
-        self.epoch, self.begun, self.touched = epoch, False, False
-
-    def touch(self, epoch: int) -> None:
-        """A batch of this epoch was handed out: its place is no longer due."""
-        self.epoch, self.begun, self.touched = epoch, True, True
-
-    def begin(self) -> Tuple[int, int]:
-        self.epoch, self.start = self.due()
-        self.begun, self.touched = True, False
-        return mix(self.seed, "epoch", self.epoch), self.start
 
 
 class Split(NamedTuple):
@@ -295,63 +250,3 @@ def _length(sampler: Any) -> Optional[int]:
 
 def _salts(generators: Sequence[Any]) -> List[int]:
     return [one.initial_seed() for one in generators if hasattr(one, "initial_seed")]
-
-
-def order_of(loader: Any, clock: Any, tell: Any, shape: Shape = ONE, ours: bool = False) -> Order:
-    """The order in which a loader's samples are visited; says what an unknown sampler cannot promise.
-
-    A DistributedSampler says by itself among how many ranks it shares the samples (that can be fewer than there are
-    processes, with a mesh). `ours`: share them among the `shape.size` processes whatever the sampler is.
-    """
-    if not getattr(loader, "in_order", True):
-        tell("in_order=False is not honoured: the order of batches would be left to chance")
-    batch_sampler = loader.batch_sampler
-    sampler: Any = loader.sampler if batch_sampler is None else getattr(batch_sampler, "sampler", None)
-    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
-        return _own_batches(batch_sampler, clock, tell, shape, ours)
-    batching = Batching(None, False)
-    if batch_sampler is not None:
-        batching = Batching(batch_sampler.batch_size, batch_sampler.drop_last)
-    distributed = type(sampler) is DistributedSampler
-    split = _split(sampler if distributed else None, shape, ours)
-    shuffled = type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)
-    if shuffled and shape.size > 1 and split.parts == 1:
-        tell(
-            "each of the %d ranks will visit the same samples: give the loader a DistributedSampler, unless that is "
-            "what you want" % shape.size
-        )
-    if distributed or shuffled or type(sampler) is SequentialSampler:
-        details: Dict[str, Any] = {"count": len(sampler.dataset if distributed else sampler), "batching": batching}
-        shuffle = bool(sampler.shuffle) if distributed else shuffled
-        generator = getattr(sampler, "generator", None)
-        salt = int(sampler.seed) if distributed else generator.initial_seed() if generator is not None else 0
-        kind = ShardedPermutation if split.parts > 1 and shape.logical is None else Permutation
-        return kind(clock, shuffle=shuffle, salt=salt, split=split, **details)
-    if not type(sampler).__module__.startswith("torch.utils.data"):
-        _warn_of(sampler, tell)
-    return Sampled(clock, sampler, batching, split)
-
-
-def _split(sampler: Optional[DistributedSampler[Any]], shape: Shape, ours: bool) -> Split:
-    pad = sampler is None or not sampler.drop_last
-    if shape.logical is not None:
-        return Split(shape.logical, shape.mine, pad)
-    if ours:
-        return Split(shape.size, (shape.rank,), pad)
-    return Split() if sampler is None else Split(sampler.num_replicas, (sampler.rank,), pad)
-
-
-def _own_batches(batch_sampler: Any, clock: Any, tell: Any, shape: Shape, ours: bool) -> Order:
-    if shape.logical is not None or (ours and shape.size > 1):
-        raise CheckpointError(
-            "The batches of %s cannot be cut for several ranks: what a batch is, is up to it."
-            % type(batch_sampler).__name__,
-            "Give the loader a sampler= and a batch_size= instead of a batch_sampler=.",
-        )
-    _warn_of(batch_sampler, tell)
-    return SampledBatches(clock, batch_sampler)
-
-
-def _warn_of(sampler: Any, tell: Any) -> None:
-    name = type(sampler).__name__
-    tell("%s is run with a seed per epoch; what it remembers from epoch to epoch is not saved" % name)

@@ -21,6 +21,7 @@ import itertools
 import sys
 from typing import Any, Dict, Iterator, List, Optional
 
+from gpusched.checkpoint.data.clocks import Aim
 from gpusched.checkpoint.data.replayed import Replayed, Tell
 from gpusched.checkpoint.data.shape import ONE, Shape
 from gpusched.checkpoint.data.stateful import Stateful, StatefulDataset, StatefulLoader
@@ -64,11 +65,11 @@ class KeyedLoader:
     def __init__(self, loader: Any, tell: Tell, shape: Shape = ONE) -> None:
         import torch
 
-        from gpusched.checkpoint.data import keyed, orders
+        from gpusched.checkpoint.data import choosing, keyed, orders
         from gpusched.checkpoint.data.exact import options_of
 
-        self._aim = orders.Aim()
-        self._order = orders.order_of(loader, self._aim, tell, shape)
+        self._aim = Aim()
+        self._order = choosing.order_of(loader, self._aim, tell, shape)
         self.logical = shape.logical is not None
         calm = keyed.draws_nothing(loader.dataset, loader.collate_fn)
         options = dict(options_of(loader), collate_fn=keyed.collated)
