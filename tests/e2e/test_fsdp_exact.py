@@ -32,31 +32,26 @@ class Training:
         return json.loads((self.folder / "result").read_text())
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_preempted_twice_it_ends_with_the_same_bits(size, zygote, tmp_path):
+@pytest.mark.parametrize("size, others", [(2, ()), (3, ()), (4, (3, 2, 1))])
+def test_preempted_twice_it_ends_with_the_same_bits(size, others, zygote, tmp_path):
     straight = Training(zygote, tmp_path / "straight").finish(size)
     stopped = Training(zygote, tmp_path / "stopped")
     stopped.stop(size, at=3)
     stopped.stop(size, at=2)
     assert stopped.finish(size) == straight
     assert straight["steps"] == 20 and len(straight["curve"]) == 20
-
-
-def test_what_is_restored_on_another_number_of_ranks_is_the_same_state(zygote, tmp_path):
-    training = Training(zygote, tmp_path)
-    saved = training.finish(4)
-    for size in (3, 2, 1):  # nothing is left to train: the digests are of what was loaded
-        loaded = training.finish(size)
-        assert "training is complete" in training.gang.output
-        assert (loaded["weights"], loaded["moments"]) == (saved["weights"], saved["moments"])
-        assert loaded["curve"] == saved["curve"]
+    for other in others:  # nothing is left to train: these digests are of what was loaded
+        loaded = stopped.finish(other)
+        assert "training is complete" in stopped.gang.output
+        del loaded["accuracy"]  # computed by other numbers of ranks
+        assert loaded == {key: straight[key] for key in loaded}, f"saved on {size}, loaded on {other}"
 
 
 def test_a_run_that_moves_between_ranks_stays_close_to_one_that_does_not(zygote, tmp_path):
-    straight = Training(zygote, tmp_path / "straight", "--dropout", "0").finish(2)
+    straight = Training(zygote, tmp_path / "straight", "--dropout", "0").finish(1)
     moving = Training(zygote, tmp_path / "moving", "--dropout", "0")
-    for size, at in ((4, 3), (2, 2), (1, 2)):
+    for size, at in ((4, 3), (1, 2)):
         moving.stop(size, at)
-    found = moving.finish(3)
+    found = moving.finish(2)
     assert found["curve"] == pytest.approx(straight["curve"], rel=1e-3)
     assert found["steps"] == straight["steps"]

@@ -61,11 +61,11 @@ class ModulePart(StatefulPart):
     def _compare(self, live: Dict[str, Any], saved: Dict[str, Any]) -> None:
         for name in live:
             if name not in saved:
-                raise CheckpointError("%s has %s, which the checkpoint has not." % (self.key, name), ANOTHER)
+                hint = _PRUNED if name + "_orig" in saved else ANOTHER
+                raise CheckpointError("%s has %s, which the checkpoint has not." % (self.key, name), hint)
         for name, value in saved.items():
             if name not in live:
-                hint = _PRUNED if name.endswith(("_orig", "_mask")) else ANOTHER
-                raise CheckpointError("The checkpoint has %s, which %s has not." % (name, self.key), hint)
+                raise CheckpointError("The checkpoint has %s, which %s has not." % (name, self.key), ANOTHER)
             if name.split(".")[-1] == "_extra_state" or _is_lazy(live[name]):
                 continue  # the module's own business: its set_extra_state() takes what it gave
             if getattr(live[name], "is_meta", False):
@@ -101,8 +101,7 @@ class ModulePart(StatefulPart):
 
 
 _PRUNED = (
-    "That is what pruning leaves behind: prune the same layers (torch.nn.utils.prune.identity does) before Run(...). "
-    "If nothing was pruned it is a checkpoint of another model."
+    "Its layer was pruned when this was saved: prune it before Run(...), too; torch.nn.utils.prune.identity() does."
 )
 
 
