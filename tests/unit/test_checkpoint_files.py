@@ -22,7 +22,8 @@ def put(directory, step, data=b"x" * 1000):
 
 
 def tree(step, **values):
-    return {"parts": {}, "values": values, "position": {"steps": step, "epoch": 0, "batch": step}}
+    position = {"steps": step, "epoch": 0, "batch": step}
+    return {"shared": {"position": position, "parts": {}}, "own": {"values": values, "parts": {}}}
 
 
 def names(directory, checksums=True):
@@ -119,8 +120,8 @@ def test_the_vault_skips_torn_checkpoints_and_says_so(tmp_path):
     vault.save(tree(1, best=0.5), {})
     newer = vault.save(tree(2, best=0.7), {})
     os.truncate(os.path.join(newer.path, "state.json"), 10)
-    found, loaded = Vault(str(tmp_path), 3, told.append).load()
-    assert found.step == 1 and loaded["values"] == {"best": 0.5}
+    found, loaded, owners = Vault(str(tmp_path), 3, told.append).load()
+    assert found.step == 1 and loaded["own"]["values"] == {"best": 0.5} and owners == 1
     assert len(told) == 1 and "step-2" in told[0] and "bytes instead of" in told[0]
 
 
@@ -134,7 +135,7 @@ def test_a_run_never_starts_from_zero_when_every_checkpoint_is_damaged(tmp_path)
 def test_a_checkpoint_of_a_newer_gpusched_is_refused_and_not_skipped(tmp_path):
     vault = Vault(str(tmp_path), 3, print)
     vault.save(tree(1), {})
-    edit_manifest(Path(vault.save(tree(2), {}).path), format=2)
+    edit_manifest(Path(vault.save(tree(2), {}).path), format=3)
     with pytest.raises(CheckpointError, match="newer gpusched"):
         Vault(str(tmp_path), 3, print).load()
     files.prune(str(tmp_path), keep=1)

@@ -59,7 +59,7 @@ class Lock:
         if other is not None and other is not self and other.held:
             raise CheckpointError(
                 "Another Run of this process saves into %s." % self._directory,
-                "Give each Run a directory of its own, Run(..., directory=...); in a notebook, delete the old Run first.",
+                "Give each Run a directory of its own (directory=). In a notebook, delete the old Run first.",
             )
         self._fd, self._pid = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), os.getpid()
         try:
