@@ -148,7 +148,7 @@ def _loop_without_run(reference: Trace) -> Cause | None:
 def _restarted(point: Point) -> Cause:
     return Cause(
         "position",
-        f"the undisturbed run was never at {point.where()}: after the stop the script took another way",
+        f"the undisturbed run was never at {point.what()}: after the stop the script took another way",
         "the loops must depend only on what is registered: use run.epochs(n) and run.batches(loader), and run.epoch, "
         "run.batch and run.steps instead of counters of your own",
     )

@@ -27,7 +27,7 @@ class Unequal:
 def compare(name: str, one: str, other: str) -> list[Unequal]:
     """What differs between two files (or directories of files) that are both called `name`. Raises OSError."""
     if os.path.isdir(one) and os.path.isdir(other):
-        return list(_directories(name, one, other))
+        return list(_directories(name, one, other, below(one), below(other)))
     if os.path.isdir(one) != os.path.isdir(other):
         return [Unequal(name, "a directory in one run and a file in the other")]
     here, there = _json(one), _json(other)
@@ -36,19 +36,31 @@ def compare(name: str, one: str, other: str) -> list[Unequal]:
     return _bytes(name, one, other)
 
 
-def _directories(name: str, one: str, other: str) -> Iterator[Unequal]:
-    here, there = set(_below(one)), set(_below(other))
-    for path in sorted(here | there):
+def compare_own(name: str, one: str, other: str) -> list[Unequal]:
+    """The same for two checkpoint directories, of what the program itself has put there.
+
+    How often it was saved differs between the runs, so gpusched's own checkpoints (step-…) are left out.
+    """
+    return list(_directories(name, one, other, own(one), own(other)))
+
+
+def own(folder: str) -> list[str]:
+    """Files of a checkpoint directory that are not gpusched's own."""
+    return [path for path in below(folder) if not path.startswith((".", "step-"))]
+
+
+def below(folder: str) -> list[str]:
+    """Paths of all files in a folder."""
+    return [os.path.relpath(os.path.join(place, name), folder) for place, _, names in os.walk(folder) for name in names]
+
+
+def _directories(name: str, one: str, other: str, here: list[str], there: list[str]) -> Iterator[Unequal]:
+    for path in sorted({*here, *there}):
         inner = os.path.join(name, path)
         if path not in there or path not in here:
             yield Unequal(inner, f"is there only in the {'undisturbed' if path in here else 'preempted'} run")
         else:
             yield from compare(inner, os.path.join(one, path), os.path.join(other, path))
-
-
-def _below(folder: str) -> Iterator[str]:
-    for place, _, names in os.walk(folder):
-        yield from (os.path.relpath(os.path.join(place, name), folder) for name in names)
 
 
 def _json(path: str) -> Any:

@@ -10,8 +10,9 @@ from gpusched.rehearse import outcome, points, traces
 from gpusched.rehearse.attempt import Attempts, Ended, tail
 from gpusched.rehearse.outcome import Outcome, Over
 from gpusched.rehearse.plan import Tell
-from gpusched.rehearse.traces import Point, Trace
+from gpusched.rehearse.traces import Trace
 
+_AGREEING = 4  # safe points by which several ranks may stop later than the one that was named
 _PAUSE = 0.3  # seconds that a process without a Run has at least before it is asked to stop
 
 
@@ -24,9 +25,11 @@ class Stop:
     saved: bool
 
 
-def at_safe_points(attempts: Attempts, reference: Sequence[Point], count: int, seed: int, tell: Tell) -> list[Stop]:
+def at_safe_points(attempts: Attempts, undisturbed: Trace, count: int, seed: int, tell: Tell) -> list[Stop]:
     """Run it, stopping at `count` safe points of the undisturbed run; the last attempt runs to its end. Raises Over."""
-    chosen = points.choose(reference, count, seed)
+    reference = undisturbed.main
+    late = _AGREEING if any(header.get("rank") for header in undisturbed.headers) else 0
+    chosen = points.choose(reference[: max(1, len(reference) - late)], count, seed)
     if len(chosen) < count:
         tell(f"{attempts.name}: there are only {len(chosen)} safe points, so it is preempted {len(chosen)} times")
     stops: list[Stop] = []
@@ -38,14 +41,16 @@ def at_safe_points(attempts: Attempts, reference: Sequence[Point], count: int, s
         ended = attempts.run(stop_at=target - reached + 1)
         trace = traces.read(ended.trace)
         if not ended.stopped:
-            _check_end(ended, trace, target - reached + 1, stops)
+            _check_end(ended, trace, target - reached + 1 + late, stops)
             tell(f"{attempts.name}: was to stop {kind}, and had ended before that")
             return stops
         at = trace.main[-1] if trace.main else reference[target]
-        tell(f"{attempts.name}: stopped at {at.where()}, {kind}")
-        stops.append(Stop(f"{at.where()}, {kind}", at.step, ended.saved is not None))
+        place = traces.index(reference, at)
+        example = points.kinds(reference)[place] if place is not None else kind
+        tell(f"{attempts.name}: stopped at {at.where()}, {example}")
+        stops.append(Stop(f"{at.where()}, {example}", at.step, ended.saved is not None))
         reached = traces.after_resume(reference, at)
-        if reached >= len(reference) and reference[target].key != at.key:
+        if place is None:
             tell(f"{attempts.name}: the undisturbed run was never there")
     ended = attempts.run()
     if ended.code != 0:
@@ -62,7 +67,7 @@ def _check_end(ended: Ended, trace: Trace, asked_at: int, stops: Sequence[Stop])
     if was_there and ended.code in (0, 1):
         raise Over(Outcome(
             outcome.NEVER_SAVED,
-            f"the script was asked to stop at {trace.main[-1].where()} and ended with {ended.how()} instead of saving",
+            f"the script was asked to stop at {trace.main[-1].what()} and ended with {ended.how()} instead of saving",
             notes=("let SystemExit pass: no bare except around run.step(), and no exit code of your own after it",),
             log=tuple(tail(ended.log)),
         ))  # fmt: skip

@@ -147,7 +147,7 @@ class _Rehearsal:
         self.tell(f"run 2: preempted at {count} random safe points (seed {self.plan.seed})")
         attempts = Attempts(self.plan, "run 2", self.tell)
         self._note_old_files(attempts)
-        stops = preempted.at_safe_points(attempts, trace.main, count, self.plan.seed, self.tell)
+        stops = preempted.at_safe_points(attempts, trace, count, self.plan.seed, self.tell)
         return self._stopped(attempts, stops)
 
     def _interrupted(self, first: Made) -> Made:
@@ -157,7 +157,7 @@ class _Rehearsal:
         self._note_old_files(attempts)
         stops = preempted.at_random_times(attempts, seconds, self.plan.preemptions, self.plan.seed, self.tell)
         made = self._stopped(attempts, stops)
-        if not self.plan.compare and not any(files for _, _, files in os.walk(attempts.checkpoints)):
+        if not self.plan.compare and not files.own(attempts.checkpoints):
             raise Over(Outcome(
                 outcome.NOTHING_TO_COMPARE,
                 f"it was preempted {len(stops)} times, resumed and ended well, but there is nothing to compare",
@@ -203,7 +203,7 @@ class _Rehearsal:
             skip = tuple(f"{lead}/{name}" for _, name in self._unseeded for lead in ("rng", "rng_epoch"))
             found += [one for one in _checkpoints(one, other) if not _below(one.place, skip)]
         else:
-            found += files.compare("checkpoints", one.attempts.checkpoints, other.attempts.checkpoints)
+            found += files.compare_own("checkpoints", one.attempts.checkpoints, other.attempts.checkpoints)
         for name, copy in one.copies.items():
             found += files.compare(name, copy, other.copies[name])
         return found
@@ -241,7 +241,7 @@ class _Rehearsal:
 
     def _nondeterministic(self, first: Made, third: Made) -> Outcome:
         parting = diagnose.part(first.traces[0], third.traces, self._unseeded)
-        where = f" from {parting.point.where()} on" if parting.point is not None else ""
+        where = f" from {parting.point.what()} on" if parting.point is not None else ""
         lines = list(parting.effects()) if parting.reference is not None else []
         lines += [str(one) for one in self._compare(first, third)[: _SHOWN - len(lines)]]
         cause = Cause(
@@ -261,7 +261,7 @@ class _Rehearsal:
         if parting.point is not None:
             stop = self.stops[min(parting.attempt - 2, len(self.stops) - 1)] if parting.attempt > 1 else None
             after = f"; it had been stopped at {stop.at}" if stop is not None else ""
-            text += f": the first difference is at {parting.point.where()}{after}"
+            text += f": the first difference is at {parting.point.what()}{after}"
             lines += parting.effects()[:_SHOWN]
             self.facts["first_difference"] = {"step": parting.point.step, "epoch": parting.point.epoch,
                                               "batch": parting.point.batch, "what": parting.effects()}  # fmt: skip
@@ -269,7 +269,9 @@ class _Rehearsal:
         if len(unequal) > _SHOWN:
             lines.append(f"… and {len(unequal) - _SHOWN} more at the end")
         notes = _said_by_the_library([line for ended in second.attempts.ended for line in tail(ended.log, 200)])
-        if not found:
+        if not second.traces[0].exists:
+            notes = ("the program goes on from what it had saved: is everything in that, also counts and sums?", *notes)
+        elif not found:
             notes = ("no likely cause was found: look for state that lives outside the script's variables (in a "
                      "dataset, a closure, a file, a C extension)", *notes)  # fmt: skip
         return Outcome(outcome.DIFFERS, text, tuple(lines), tuple(found), notes)
@@ -315,5 +317,5 @@ def _checkpoints(one: Made, other: Made) -> list[Unequal]:
 def _said_by_the_library(lines: Sequence[str]) -> tuple[str, ...]:
     """What gpusched.checkpoint told on stderr, without the ordinary."""
     said = [line.removeprefix("gpusched: ") for line in lines if line.startswith("gpusched: ")]
-    usual = ("saved step-", "resumed from step-", "saving ")
+    usual = ("saved step-", "resumed from step-", "resuming from step-", "saving ")
     return tuple(dict.fromkeys(f"the library said: {line}" for line in said if not line.startswith(usual)))

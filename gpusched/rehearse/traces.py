@@ -33,9 +33,12 @@ class Point:
 
     def where(self) -> str:
         """For people; the batch is the number of those that are done."""
-        what = {"step": "step", "micro_step": "a micro batch after step", "check": "a check after step",
-                "epoch": "the end of an epoch, after step"}.get(self.kind, self.kind)  # fmt: skip
-        return f"{what} {self.step} (epoch {self.epoch}, batch {self.batch})"
+        return f"step {self.step} (epoch {self.epoch}, batch {self.batch})"
+
+    def what(self) -> str:
+        """The same, with what kind of safe point it is."""
+        kinds = {"step": "", "micro_step": "a micro batch after ", "check": "a check after ", "epoch": "the end after "}
+        return kinds.get(self.kind, self.kind + " after ") + self.where()
 
 
 @dataclass(slots=True)
@@ -91,12 +94,17 @@ def _read_one(path: str, trace: Trace) -> None:
             seen[base] += 1
 
 
+def index(points: Sequence[Point], point: Point) -> int | None:
+    """Which of these is the same safe point; None if none is."""
+    return {one.key: number for number, one in enumerate(points)}.get(point.key)
+
+
 def after_resume(points: Sequence[Point], stopped: Point) -> int:
     """The index in the undisturbed run's points of the first one that a process reaches after a stop at this one.
 
     A stop in an evaluation that is no loop of run.batches() starts that evaluation again.
     """
-    place = {point.key: index for index, point in enumerate(points)}.get(stopped.key)
+    place = index(points, stopped)
     if place is None:
         return len(points)
     if stopped.kind != "check" or stopped.call is not None:
