@@ -44,8 +44,8 @@ class Answers:
         if request.seconds_left() < self._seconds:
             text = "saving took %.1f s the last time, and %.1f s are left: it may be killed before it is done"
             self._tell(text % (self._seconds, max(0.0, request.seconds_left())))
+        self.collect(wait=True)
         saved = self._keeper.save(boundary, stop=True)
-        self.collect()
         self._mail.close(request)
         why = " (%s)" % request.cause if request.cause else ""
         if saved is None:
@@ -57,11 +57,11 @@ class Answers:
         leave.leave(rundir.EXIT_SAVED)
 
     def _save_now(self, request: Optional[Request], boundary: Optional[Dict[str, Any]]) -> bool:
+        self.collect(wait=True)
         began = time.monotonic()
         saved = self._keeper.save(boundary)
         self._seconds = time.monotonic() - began
         self._interval.saved(began, self._seconds)
-        self.collect()
         if request is not None:
             self._mail.close(request)
         if saved is None:
@@ -99,6 +99,7 @@ class Answers:
                 self._tell(note)
             if outcome.checkpoint is None:
                 self._tell("CANNOT SAVE a checkpoint: " + vault.why_not(outcome.error))
+                self._keeper.forget_save()
                 return
             self._seconds = outcome.seconds
             if request is not None:

@@ -63,7 +63,10 @@ class Interval:
 
     def due(self, now: float, steps: int) -> bool:
         """Whether to save at this step boundary."""
-        return self.due_by_steps(steps) or now - self._last >= self.seconds(now)
+        return self.due_by_steps(steps) or self.due_by_time(now)
+
+    def due_by_time(self, now: float) -> bool:
+        return now - self._last >= self.seconds(now)
 
     def due_by_steps(self, steps: int) -> bool:
         return self._steps is not None and steps % self._steps == 0

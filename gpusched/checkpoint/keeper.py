@@ -13,6 +13,8 @@ from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.position import Position
+from gpusched.checkpoint.ranks import together
+from gpusched.checkpoint.ranks.ddp import Buckets
 from gpusched.checkpoint.state import environment, gradients, randomness
 from gpusched.checkpoint.state.registry import Registry
 
@@ -37,12 +39,14 @@ class Keeper:
         self.values: Dict[str, Any] = {}
         self.position = Position()
         self.boundary: Optional[Tree] = None  # the small state where the present evaluation (or epoch) began
+        self._paces: Dict[str, float] = {}  # of the run that saved: seconds per batch, by the number of the call
         self.sources: Dict[int, Any] = {}  # where the batches of this epoch come from, by the number of the call
         self._epoch_rng: Tree = {}  # generators when this epoch began
         self._pending: Optional[Tree] = None  # loaded, to be put back once more when the loop over batches begins
         self._foreign = False  # this rank did not exist when the checkpoint was saved: it draws numbers of its own
         self._saved_from: Optional[Tree] = None
         self._stored: Optional[Tree] = None  # the position in the newest checkpoint
+        self._buckets = Buckets(registry.modules if ranks.size > 1 else {}, tell)
 
     @property
     def resuming(self) -> bool:
@@ -57,7 +61,9 @@ class Keeper:
         shared_parts, own_parts = self.registry.split(self.registry.capture(boundary["parts"] if boundary else None))
         identities = {str(call): source.identity() for call, source in self.sources.items()}
         shared = {"position": small["position"], "seed": self.seed, "parts": shared_parts, "sources": identities}
-        shared["history"] = self.interval.history(time.monotonic())
+        shared["history"], buckets = self.interval.history(time.monotonic()), self._buckets.capture()
+        if buckets:
+            shared["ddp"] = buckets
         own = {"values": small["values"], "rng": small["rng"], "rng_epoch": self._epoch_rng, "parts": own_parts}
         own["sources"] = small["sources"]
         if self.position.accumulating and boundary is None:
@@ -82,6 +88,7 @@ class Keeper:
 
     def begin_epoch(self) -> None:
         self._epoch_rng = randomness.capture()
+        self._buckets.watch()
         self.mark_boundary()
 
     def end_epoch(self) -> None:
@@ -97,7 +104,6 @@ class Keeper:
         if self.vault.latest is not None and self._nothing_new(boundary):
             return self.vault.latest
         try:
-            self.vault.settle()
             tree = self._checked_tree(boundary)
             saved = self.vault.save(tree, self._about(tree, stop))
         except Exception as error:  # whatever it is, it must not end the training
@@ -127,12 +133,18 @@ class Keeper:
     def _checked_tree(self, boundary: Optional[Tree]) -> Tree:
         if boundary is not None and boundary["version"] != self.registry.version():
             self.tell("weights changed after the epoch's last batch: a resume repeats that change, so it is not exact")
-        return self.tree(boundary)
+        return together.each(self.ranks, lambda: self.tree(boundary))
 
     def _about(self, tree: Tree, stop: bool) -> Dict[str, Any]:
         where = tree["shared"]["position"]
         about = {"epoch": where["epoch"], "batch": where["batch"], "stop": stop, "ranks": self.ranks.size}
+        # seconds per batch, of sources that a resume will have to replay
+        about["pace"] = {str(call): source.pace for call, source in self.sources.items() if source.pace is not None}
         return dict(about, environment=environment.describe(self.registry.modules))
+
+    def forget_save(self) -> None:
+        """A write behind the training has failed: what it was to hold is still to be saved."""
+        self._saved_from = self._stored = None
 
     def changed(self) -> bool:
         """Whether the position has moved on since the newest checkpoint."""
@@ -140,7 +152,7 @@ class Keeper:
 
     def refuse_what_cannot_be_stored(self) -> None:
         """Raises CheckpointError at the start of a run instead of at its first preemption."""
-        contents.encode_all(self.tree())
+        together.each(self.ranks, lambda: contents.encode_all(self.tree()))
 
     # putting it back
 
@@ -153,11 +165,14 @@ class Keeper:
         found, tree, owners = loaded
         shared, own = tree["shared"], tree["own"]
         notes = self._compare_environment(found, owners, policy, same_bits_anyway)
+        self._buckets.restore(shared.get("ddp", {}))  # before weights and generators: see ranks/ddp.py
+        self._buckets.watch()
         self.registry.restore(dict(shared["parts"], **own["parts"]), self.tell)
         _pour(own["values"], self.values)
         self.position.set_plain(shared["position"])
         self.seed, self._stored = shared["seed"], shared["position"]
         self.interval.begin(time.monotonic(), shared.get("history"), unprepared=not found.manifest.get("stop", True))
+        self._paces = found.manifest.get("pace", {})
         middle = any(call["entered"] for call in shared["position"]["calls"])
         self._epoch_rng = own["rng_epoch"]
         notes += randomness.restore(own["rng_epoch"] if middle else own["rng"])
@@ -191,6 +206,7 @@ class Keeper:
         self.sources[index] = source
         if self._pending is None:
             return None
+        source.pace = self._paces.get(str(index))
         saved, now = self._pending["shared"].get("sources", {}).get(str(index), {}), source.identity()
         changed = [
             "%s was %s and is %s" % (name.replace("_", " "), value, now.get(name))

@@ -99,7 +99,7 @@ class Run:
         first = self.ranks.broadcast(first_seed(seed))
         self._keeper = Keeper(registry, vault, self.ranks, interval, self._tell, first)
         self._seed_given, self._interval = seed, interval
-        self._mail = Mailbox.from_environment()
+        self._mail = Mailbox.from_environment() if self.ranks.rank == 0 else Mailbox(None, 0)
         self._progress = Progress(os.environ.get(rundir.ENV_JOB_DIR) if self.ranks.rank == 0 else None)
         self._termination = leave.Termination()
         self._points = SafePoints(self._mail, self._termination, interval, self.ranks)
@@ -345,8 +345,7 @@ class Run:
         if vault is not None:
             self._termination.install()
             self._watchdog.start()
-            if self.ranks.rank == 0:
-                self._mail.announce()
+            self._mail.announce()
 
     def _resume(self) -> None:
         found, tree, _ = self._loaded
@@ -374,8 +373,8 @@ class Run:
         self._watchdog.stop()
         if leave.leaving() is None:
             self._answers.collect(wait=True)
-            if self.ranks.rank == 0:
-                self._mail.withdraw()
+            self._mail.withdraw()
+        self.ranks.close()
         if self._keeper.vault is not None:
             self._keeper.vault.release()
 

@@ -46,13 +46,14 @@ class SafePoints:
         """One more safe point, of a kind: "step", "epoch" (where periodic saves happen), "micro_step" or "check"."""
         self.count += 1
         request = self._asked(self.count)
+        by_steps = kind == "step" and self._interval.due_by_steps(steps)  # all ranks know: nothing to agree on
         if request is not None:
             wish = STOP if request.stop else SAVE
         else:
-            wish = SAVE if kind in ("step", "epoch") and self._due(now, steps) else NOTHING
+            wish = SAVE if kind in ("step", "epoch") and self._due(now) else NOTHING
         if self._ranks.size > 1:
             wish = self._ranks.agree(wish, steps, kind)
-        wish = max(wish, self._carried)
+        wish = max(wish, self._carried, SAVE if by_steps else NOTHING)
         if wish == NOTHING:
             return None
         if not can_save:
@@ -61,11 +62,13 @@ class SafePoints:
         self._carried = NOTHING
         if request is None and wish == STOP:
             request = Request(True, "asked on another rank")
+        elif request is not None and request.stop and wish == SAVE:
+            request = None  # this save was agreed on before; the other ranks do not know of the stop yet
         return Decision(wish == STOP, request)
 
-    def _due(self, now: float, steps: int) -> bool:
-        """By steps on every rank alike; by time when the first rank's clock says so."""
-        return self._interval.due_by_steps(steps) or (self._ranks.rank == 0 and self._interval.due(now, steps))
+    def _due(self, now: float) -> bool:
+        """By time, when the first rank's clock says so."""
+        return self._ranks.rank == 0 and self._interval.due_by_time(now)
 
     @property
     def waiting(self) -> bool:
