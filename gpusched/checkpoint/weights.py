@@ -176,10 +176,12 @@ class _Fit:
             return "%s %s is %s there and %s in the model." % (text, *shapes)
         return text + " All of them are to be skipped." * (wanted == 0)
 
-    def _how_to_match(self, otherwise: str = "Is it a file of another model?") -> str:
+    def _how_to_match(self, otherwise: str = "") -> str:
         missing = {self.clean[name]: self.live[name] for name in self.missing}
         hint = matching.hint_to_rename(missing, self._theirs)
-        return "The names would fit with %s. %s" % (hint, otherwise) if hint else otherwise
+        if not hint:
+            return otherwise or "Is it a file of another model?"
+        return ("The names would fit with %s. %s" % (hint, otherwise)).strip()
 
     def apply(self, device: Any, dropped: List[str]) -> Loaded:
         """Copy everything that fits into the model."""
