@@ -7,9 +7,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from gpusched.checkpoint import digest
+from gpusched.checkpoint import CheckpointError, digest
 from gpusched.checkpoint.disk import contents
 from gpusched.checkpoint.ranks.sharded import fit
+from gpusched.checkpoint.state import gradients
 from gpusched.checkpoint.state.registry import Registry
 
 OPTIMIZERS = {
@@ -175,6 +176,39 @@ def test_names_and_versions_stay_right_while_a_model_has_its_parameters_gathered
         assert registry.version() == before
         assert small["optimizer"]["groups"][0]["names"] == names
         assert names == list(pair(0).state_dict())
+
+
+def test_gradients_of_a_window_go_from_ranks_to_a_plain_script_and_back(tmp_path):
+    def grads_of(model):
+        return gradients.capture({"": model}, [])
+
+    for rank in range(2):
+        with as_rank(rank, 2):
+            model = sharded(0, 2)
+            trained(model, OPTIMIZERS["momentum"])
+            tree = {"shared": {"grads": grads_of(model)}, "own": {}}
+            if rank == 0:
+                contents.write_shared(str(tmp_path), tree)
+            contents.write_own(str(tmp_path), rank, tree)
+    saved, expected = contents.read(str(tmp_path))[0]["shared"]["grads"], plain_pair(OPTIMIZERS["momentum"])[0]
+    model = pair(1)
+    assert gradients.restore({"": model}, [], saved) == []
+    assert all(torch.equal(found, grads_of(expected)[name]) for name, found in grads_of(model).items())
+    for source in (saved, grads_of(expected)):
+        with as_rank(2, 3):
+            live = sharded(2, 3)
+            assert gradients.restore({"": live}, [], source) == []
+            for name, found in grads_of(live).items():
+                assert torch.equal(found.to_local(), fit(grads_of(expected)[name], found).to_local())
+
+
+def test_gradients_that_have_not_been_added_over_the_ranks_are_refused():
+    with as_rank(0, 2):
+        model = sharded(0, 2)
+        gradients.capture({"": model}, [])
+        model.set_requires_gradient_sync(False)
+        with pytest.raises(CheckpointError, match="its ranks have not added up yet"):
+            gradients.capture({"encoder": model}, [])
 
 
 def test_digests_do_not_depend_on_the_layout():

@@ -55,16 +55,26 @@ def beside(value: Any, parameter: DTensor) -> DTensor:
     places = [_parsed(text) for text in value.placements] if isinstance(value, Sharded) else []
     fits = len(places) == mesh.ndim and None not in places
     whole = value.whole() if isinstance(value, Sharded) else value
-    return _spread(whole, mesh, places if fits else [Replicate()] * mesh.ndim)
+    laid_out = distribute_tensor(
+        whole.to(mesh.device_type), mesh, places if fits else [Replicate()] * mesh.ndim, src_data_rank=None
+    )
+    moved = laid_out.to(parameter.to_local().device)  # which is the CPU, where FSDP2 keeps its parameters there
+    assert isinstance(moved, DTensor)
+    return moved
 
 
 def distribute(whole: torch.Tensor, live: DTensor) -> DTensor:
-    """A whole tensor, which every rank has, in the layout of a live one. The dtype stays."""
-    return _spread(whole, live.device_mesh, live.placements)
-
-
-def _spread(whole: torch.Tensor, mesh: Any, places: Any) -> DTensor:
-    return distribute_tensor(whole.to(mesh.device_type), mesh, places, src_data_rank=None)
+    """A whole tensor, which every rank has, in the layout and on the device of a live one. The dtype stays."""
+    target = torch.empty_like(live, dtype=whole.dtype, requires_grad=False)
+    assert isinstance(target, DTensor)
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    everything = ChunkStorageMetadata(torch.Size([0] * whole.dim()), whole.shape)
+    about = TensorStorageMetadata(TensorProperties(dtype=whole.dtype), whole.shape, [everything])
+    planner.set_up_planner({"whole": target}, Metadata({"whole": about}), is_coordinator=True)
+    for item in planner.create_local_plan().items:
+        place = tuple(slice(a, a + n) for a, n in zip(item.storage_offsets, item.lengths))  # noqa: B905
+        planner.resolve_tensor(item).detach().copy_(whole[place])
+    return target
 
 
 def _parsed(text: str) -> Any:

@@ -157,7 +157,7 @@ def laid_out(value: Any, parameter: Any) -> Any:
 def gathered(value: Any) -> Any:
     """The full tensor of a DTensor (collective: all ranks of its mesh must call it) or of a Sharded; else the value."""
     if is_sharded(value):
-        return value.full_tensor()
+        return value.to(value.device_mesh.device_type).full_tensor()  # its own device may be the CPU (offloaded)
     return value.whole() if isinstance(value, Sharded) else value
 
 
