@@ -1,61 +1,19 @@
 """load_weights: other people's files into a model, strictly, and never silently."""
 
 import argparse
+import gc
 import json
 import os
 import pathlib
-import re
 import zipfile
 
 import pytest
 import torch
-from checkpoint_trees import a_tree, put, put_old, write_safetensors
+from checkpoint_trees import a_tree, put, put_old
 from torch import nn
+from weight_files import Net, copy_of, error_of, same, unchanged, write
 
-from gpusched.checkpoint import CheckpointError, load_weights
-
-
-def net(classes=3, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, classes))
-
-
-def named(model):
-    return {"body": model[0], "norm": model[1], "head": model[2]}
-
-
-class Net(nn.Module):
-    def __init__(self, classes=3, seed=0):
-        super().__init__()
-        for name, part in named(net(classes, seed)).items():
-            setattr(self, name, part)
-
-
-def same(model, other):
-    return all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-
-
-def unchanged(model, before):
-    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def copy_of(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def write(path, value):
-    if str(path).endswith(".safetensors"):
-        write_safetensors(path, value)
-    else:
-        torch.save(value, path)
-    return str(path)
-
-
-def error_of(*arguments, **options):
-    with pytest.raises(CheckpointError) as caught:
-        load_weights(*arguments, **options)
-    return str(caught.value)
-
+from gpusched.checkpoint import Run, load_weights
 
 # ---- what fits --------------------------------------------------------------------------------------------------
 
@@ -184,7 +142,7 @@ def test_a_sharded_directory_is_read_by_its_index(tmp_path):
 
 
 @pytest.mark.parametrize("save", [put, put_old], ids=["format 2", "format 1"])
-def test_a_checkpoint_of_ours_and_a_directory_of_them(tmp_path, save):
+def test_a_checkpoint_of_ours_and_a_directory_of_them(tmp_path, save, capsys):
     older, newer, model = Net(seed=1), Net(seed=2), Net(seed=3)
     for step, one in ((10, older), (20, newer)):
         tree = a_tree()
@@ -199,8 +157,11 @@ def test_a_checkpoint_of_ours_and_a_directory_of_them(tmp_path, save):
     with open(tmp_path / "step-20" / "state.json", "a") as file:
         file.write(" ")
     load_weights(model, tmp_path)
-    assert same(model, older)
+    assert same(model, older) and "skipping checkpoint step-20: state.json has" in capsys.readouterr().err
     assert "step-20 cannot be used" in error_of(model, tmp_path / "step-20")
+    manifest = json.loads((tmp_path / "step-20" / "manifest.json").read_text())
+    (tmp_path / "step-20" / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    assert "a newer gpusched wrote it (format 99" in error_of(model, tmp_path)
 
 
 # ---- partly ------------------------------------------------------------------------------------------------------
@@ -314,81 +275,6 @@ def test_a_mapped_file_is_not_written_to_by_training(tmp_path):
     assert pathlib.Path(path).read_bytes() == data
 
 
-# ---- files that are none ----------------------------------------------------------------------------------------
-
-
-class Planted:
-    def __init__(self, flag):
-        self.flag = flag
-
-    def __reduce__(self):
-        return os.mkdir, (self.flag,)
-
-
-def test_code_in_a_file_is_not_run(tmp_path):
-    flag = str(tmp_path / "ran")
-    path = write(tmp_path / "w.pt", {"state_dict": Net().state_dict(), "x": Planted(flag)})
-    message = error_of(Net(), path)
-    assert "holds more than weights: " in message and "mkdir" in message and "has not been run" in message
-    assert not os.path.exists(flag)
-
-
-def test_a_whole_pickled_model_is_refused_with_a_way_to_convert_it(tmp_path):
-    message = error_of(Net(), write(tmp_path / "w.pt", Net()))
-    assert "is a whole pickled model (" in message and "test_load_weights.Net" in message
-    assert "torch.save(m.state_dict(), 'weights.pt')" in message
-    wrapped = error_of(Net(), write(tmp_path / "w2.pt", {"model": Net()}))
-    assert "holds more than weights" in wrapped
-
-
-def test_a_torchscript_program_is_refused(tmp_path):
-    names = ["x/data.pkl", "x/constants.pkl", "x/version"]
-    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
-        for name in names:
-            archive.writestr(name, b"")
-    message = error_of(Net(), tmp_path / "w.pt")
-    assert "TorchScript" in message and "torch.jit.load" in message
-
-
-@pytest.mark.parametrize(
-    "data, text",
-    [
-        (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
-        (b"<!DOCTYPE html><html>404</html>", "web page"),
-        (b"\n <HTML>log in</HTML>", "web page"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"\x1f\x8b\x08\x00", "gzip"),
-        (b"GGUF\x03\0\0\0", "GGUF"),
-        (b"hello world, I am a text", "cannot be told|not a whole torch file|not a file of weights"),
-        (b"\x00\x01\x02\x03" * 40, "not a whole torch file|not a file of weights"),
-    ],
-)
-def test_a_file_of_something_else_is_named_for_what_it_is(tmp_path, data, text):
-    (tmp_path / "w.pt").write_bytes(data)
-    assert re.search(text, error_of(Net(), tmp_path / "w.pt"))
-
-
-@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
-def test_a_download_that_stopped_is_noticed(tmp_path, name, share):
-    path = write(tmp_path / name, Net().state_dict())
-    os.truncate(path, int(os.path.getsize(path) * share))
-    message = error_of(Net(), path)
-    assert "whole" in message and "again" in message
-
-
-def test_what_is_not_there_or_not_readable_or_has_no_weights_is_said(tmp_path):
-    assert "There is no file" in error_of(Net(), tmp_path / "absent.pt")
-    (tmp_path / "notes.txt").write_text("x")
-    assert "There are: notes.txt" in error_of(Net(), tmp_path)
-    message = error_of(Net(), write(tmp_path / "w.pt", {"a": {"x": torch.ones(1)}, "b": {"y": torch.ones(1)}}))
-    assert "It cannot be told where in" in message and "it holds: a, b" in message
-    assert "holds: epoch" in error_of(Net(), write(tmp_path / "w.pt", {"epoch": 3}))
-    assert "holds: list" in error_of(Net(), write(tmp_path / "w.pt", [torch.ones(1)]))
-    assert "needs a model" in error_of({}, {})
-
-
 def test_hooks_and_extra_state_of_a_module_are_respected():
     class Counting(nn.Linear):
         def get_extra_state(self):
@@ -405,3 +291,25 @@ def test_hooks_and_extra_state_of_a_module_are_respected():
 
 def same_tensors(model, theirs):
     return torch.equal(model.weight, theirs.weight) and torch.equal(model.bias, theirs.bias)
+
+
+def test_a_checkpoint_is_restored_over_what_was_loaded_before(tmp_path, monkeypatch):
+    monkeypatch.delenv("GPUSCHED_JOB_DIR", raising=False)
+
+    def train(steps):
+        model = nn.Linear(2, 2)
+        load_weights(model, {"weight": torch.ones(2, 2), "bias": torch.zeros(2)})
+        run, seen = Run(model=model, directory=tmp_path, every_steps=1, behind=False), []
+        for _ in run.epochs(1):
+            for _ in run.batches(range(4)):
+                seen.append(float(model.weight.detach()[0, 0]))
+                with torch.no_grad():
+                    model.weight.add_(1.0)
+                run.step()
+                if run.steps == steps:
+                    return seen
+        return seen
+
+    assert train(2) == [1.0, 2.0]
+    gc.collect()  # the first Run's lock goes with it
+    assert train(4) == [3.0, 4.0]
