@@ -30,6 +30,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.ranks.sums import Gradients
 from gpusched.checkpoint.ranks.wire import Wire
 from gpusched.checkpoint.state import randomness
 from gpusched.checkpoint.state.randomness import mix
@@ -132,7 +133,7 @@ class Shares:
         self._begun = True
         ranks = self._ranks
         ranks.entered(self)
-        buffers, sums = _Buffers(ranks), _Gradients(ranks)
+        buffers, gradients = _Buffers(ranks), Gradients(ranks.parameters(), ranks.count, ranks.wire)
         outside = randomness.capture()
         try:
             for logical, batch in zip(ranks.shape.mine, self.batches):  # noqa: B905 - strict= needs Python 3.10
@@ -142,11 +143,11 @@ class Shares:
                 with randomness.lent(ranks.generators, seed):
                     yield batch
                 buffers.keep_if(logical == 0)
-                sums.add_round()
+                gradients.add_round()
         finally:
             randomness.restore(outside)
         buffers.finish()
-        sums.finish()
+        gradients.finish()
         ranks.completed()
 
     def mean(self, values: Sequence[Any]) -> float:
@@ -215,71 +216,6 @@ class _Buffers:
                     present.copy_(tensor)
                 else:  # the module makes new ones instead of writing into them
                     module._buffers[name] = tensor.clone()
-
-
-class _Gradients:
-    """The sum of the logical ranks' gradients, in their order, as one vector per kind of parameter."""
-
-    def __init__(self, ranks: LogicalRanks) -> None:
-        self._ranks = ranks
-        self._before: Dict[int, Any] = {}
-        self._kinds: Dict[Any, List[Any]] = {}
-        self._sums: Dict[Any, Any] = {}
-        for parameter in ranks.parameters():
-            if parameter.requires_grad:
-                self._before[id(parameter)] = parameter.grad
-                parameter.grad = None
-                self._kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-
-    def add_round(self) -> None:
-        """One logical rank of every process is done: add what they found, and start the next ones without gradients."""
-        torch = _torch()
-        if not torch.is_grad_enabled():  # an evaluation
-            return
-        for kind, parameters in self._kinds.items():
-            flat = self._flat(kind, parameters)
-            if kind not in self._sums:
-                # minus zero is what adding changes no bit of
-                self._sums[kind] = torch.full_like(flat, -0.0)
-            self._ranks.wire.add_in_order(self._sums[kind], flat)
-            for parameter in parameters:
-                parameter.grad = None
-
-    def _flat(self, kind: Any, parameters: List[Any]) -> Any:
-        """All gradients in one vector, and behind them a one for each parameter that has one."""
-        torch = _torch()
-        dtype, device = kind
-        count = sum(one.numel() for one in parameters)
-        flat = torch.zeros(count + len(parameters), dtype=dtype, device=device)
-        place = 0
-        for number, parameter in enumerate(parameters):
-            gradient = parameter.grad
-            if gradient is not None:
-                if gradient.layout != torch.strided:
-                    raise CheckpointError(
-                        "A gradient of shape %s is sparse; logical ranks add dense ones." % str(tuple(gradient.shape)),
-                        "Use sparse=False in that embedding.",
-                    )
-                flat[place : place + gradient.numel()].copy_(gradient.reshape(-1))
-                flat[count + number] = 1
-            place += parameter.numel()
-        return flat
-
-    def finish(self) -> None:
-        """Write the mean to .grad, on top of what was there before the loop."""
-        for kind, parameters in self._kinds.items():
-            total = self._sums.get(kind, _torch().zeros(len(parameters)))  # no sum: an evaluation
-            present = (total[-len(parameters) :] > 0).tolist()
-            total /= self._ranks.count
-            place = 0
-            for parameter, has_gradient in zip(parameters, present):  # noqa: B905 - strict= needs Python 3.10
-                before = self._before[id(parameter)]
-                if has_gradient:
-                    mean = total[place : place + parameter.numel()].view_as(parameter).clone()
-                    parameter.grad = mean if before is None else before + mean
-                else:
-                    parameter.grad = before
-                place += parameter.numel()
 
 
 def _seed_all(seed: int) -> None:
