@@ -1,4 +1,4 @@
-"""A training script with accelerate, for test_accelerate_resume.py: dropout, augmentation in loader workers, gradient
+"""A training script with accelerate, for test_frameworks_resume.py: dropout, augmentation in loader workers, gradient
 accumulation whose window the epoch's end cuts short, a prepared scheduler, an object registered with accelerate.
 """
 

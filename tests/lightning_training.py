@@ -1,4 +1,4 @@
-"""A Lightning training script with everything that is easy to forget, for test_lightning_resume.py.
+"""A Lightning training script with everything that is easy to forget, for test_frameworks_resume.py.
 
 Dropout, BatchNorm, augmentation from python, numpy and torch in loader workers, AdamW with OneCycleLR, averages of
 self.log() over an epoch, torchmetrics, a generator of the module's own, a validation that draws random numbers, and
@@ -8,8 +8,10 @@ batch-level randomness after the transfer. What the logger was told is written t
 import argparse
 import importlib
 import json
+import os
 import random
-import sys
+import resource
+import signal
 import warnings
 
 import numpy
@@ -26,7 +28,10 @@ parser.add_argument("--package", default="lightning.pytorch")
 parser.add_argument("--iterable", action="store_true")
 parser.add_argument("--plateau", action="store_true")
 parser.add_argument("--two-loaders", action="store_true")
-parser.add_argument("--epochs", type=int, default=3)
+parser.add_argument("--every-steps", type=int)
+parser.add_argument("--terminate-at", type=int, default=-1)
+parser.add_argument("--small-disk", action="store_true")
+parser.add_argument("--forget", action="store_true")
 args = parser.parse_args()
 pl = importlib.import_module(args.package)
 
@@ -93,6 +98,10 @@ class Model(pl.LightningModule):
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
         return loss
 
+    def on_train_batch_end(self, *_):
+        if self.global_step == args.terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def on_train_epoch_end(self):
         self.log("own mean", self.mean.compute())
         self.mean.reset()
@@ -130,6 +139,8 @@ class Lines(logger_module().Logger):
 
 def main():
     torch.set_num_threads(1)
+    if args.small_disk:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
     pl.seed_everything(1, verbose=False)
     torch.randn(random.randrange(1, 5))
     model = Model()
@@ -142,13 +153,13 @@ def main():
         loader = [loader, short]
     held_out = torch.utils.data.Subset(Augmented(), range(12))
     validation = torch.utils.data.DataLoader(held_out, batch_size=4, num_workers=min(1, args.workers))
-    callback = GpuschedCallback()
+    callback = GpuschedCallback(every_steps=args.every_steps)
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=args.epochs, logger=Lines(), callbacks=[callback], log_every_n_steps=1,
+        accelerator="cpu", max_epochs=3, logger=Lines(), callbacks=[callback], log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         accumulate_grad_batches=args.accumulate, val_check_interval=args.check_every,
     )  # fmt: skip
-    trainer.fit(model, loader, validation, ckpt_path=callback.resume_path())
+    trainer.fit(model, loader, validation, ckpt_path=None if args.forget else callback.resume_path())
     optimizer = trainer.optimizers[0]
     result = {"model": digest(model), "optimizer": digest(optimizer), "mean": float(model.validated.mean_value)}
     result["scheduler"] = digest(trainer.lr_scheduler_configs[0].scheduler)
@@ -161,4 +172,3 @@ def main():
 
 if __name__ == "__main__":
     main()
-    sys.exit(0)

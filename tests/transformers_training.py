@@ -1,4 +1,4 @@
-"""A Hugging Face Trainer script with everything that is easy to forget, for test_transformers_resume.py.
+"""A Hugging Face Trainer script with everything that is easy to forget, for test_frameworks_resume.py.
 
 A tiny GPT-2 built from a configuration, with dropout; samples that draw from python, numpy and torch, and a collator
 that draws, in loader workers; warm-up and cosine schedule, gradient accumulation, averaged log lines, evaluations.

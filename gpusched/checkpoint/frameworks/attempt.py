@@ -37,6 +37,7 @@ class Attempt:
         self._interval = Interval(every_seconds, every_steps)
         self._watchdog = Watchdog(self._waiting, self.tell, lambda: self._where, lambda: None)
         self._where, self._points, self._watching = "at the start", 0, False
+        self._saved_at = 0.0  # time.monotonic() of the last save
         self._told: "set[str]" = set()
 
     @property
@@ -63,7 +64,8 @@ class Attempt:
                 self.tell_once("no checkpoint directory is set: this job cannot save itself")
             return
         self.claim()
-        self._interval.begin(time.monotonic())
+        self._saved_at = time.monotonic()
+        self._interval.begin(self._saved_at)
         self._termination.install()
         self._mail.announce()
         self._watchdog.start()
@@ -97,9 +99,10 @@ class Attempt:
 
     def due(self, steps: int) -> bool:
         """Whether a save that nobody asked for is due at this step."""
-        return self.directory is not None and (
-            self._interval.due_by_steps(steps) or self._interval.due(time.monotonic())
-        )
+        if self.directory is None:
+            return False
+        now = time.monotonic()
+        return self._interval.due_by_steps(steps) or now - self._saved_at >= self._interval.seconds(now)
 
     def serve(self, request: Request, save: Save) -> None:
         """Save, acknowledge and, for a stop, leave. A stop that cannot be saved leaves with 1, unacknowledged."""
@@ -126,6 +129,7 @@ class Attempt:
             self.tell("CANNOT SAVE a checkpoint: %s" % (self._vault.why_not(error) if self._vault else error))
             saved = None
         self._interval.saved(began, time.monotonic() - began)
+        self._saved_at = began
         if saved is not None and self._vault is not None:
             self._vault.latest = saved
         return saved

@@ -22,7 +22,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from gpusched import rundir
 from gpusched.checkpoint.disk import files
@@ -65,6 +65,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         self._extras: Any = None
         self._process: Any = None  # the strategy's own process_dataloader
         self._pending: Optional[Dict[str, Any]] = None  # loaded, to be put back where the loop was left
+        self._first_iter: List[Any] = []  # whether self.log() still resets its averages, until the next batch
         self._boundary: Optional[Dict[str, Any]] = None  # the state where the present validation began
         self._saving = ""
         self._done = self._saved_step = -1
@@ -157,6 +158,7 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         if not self._fitting() or trainer.sanity_checking:
             return
         if self._pending is not None:
+            self._first_iter = [self._pending["state"]["connector"]["first"]]
             self._finish_resume()
         if self.attempt.directory is not None:
             self._boundary = lightning_state.capture(trainer, self._extras)
@@ -224,6 +226,8 @@ class GpuschedCallback(Callback):  # type: ignore[misc]
         fetcher = self._trainer.fit_loop._data_fetcher
         if (fetcher.length is None and not walk.handed) or _number(self._trainer.fit_loop._combined_loader, loader):
             return
+        if self._first_iter:  # put back by Lightning after a validation, and it was begun without knowing
+            self._trainer._logger_connector._first_loop_iter = self._first_iter.pop()
         if self._pending is not None:
             self._finish_resume()
             fetcher.fetched += self._trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -1,0 +1,137 @@
+"""Runs of Lightning, Hugging Face Trainer and accelerate that were preempted in mid-epoch end bit for bit like others.
+
+Real processes of the real libraries, stopped at chosen safe points by requests.
+"""
+
+import json
+
+import pytest
+from training_jobs import HERE, Job, Zygote
+
+from gpusched.checkpoint.disk.files import list_checkpoints
+
+for package in ("lightning", "pytorch_lightning", "transformers", "accelerate", "torchmetrics"):
+    pytest.importorskip(package, reason="needs the extra gpusched[frameworks]")
+LIGHTNING, TRAINER, ACCELERATE = (HERE / f"{name}_training.py" for name in ("lightning", "transformers", "accelerate"))
+MODULES = ["lightning.pytorch", "pytorch_lightning", "torchmetrics", "transformers.trainer", "accelerate"]
+
+OLDER = ("--package", "pytorch_lightning")
+STORIES = {
+    # the third and fourth attempt stop in the validation of the first epoch and at the beginning of the second one
+    "lightning": (LIGHTNING, [3, 4, 1, 4], ()),
+    "lightning, validation in an accumulation window": (
+        LIGHTNING, [2, 3], ("--workers", "2", "--check-every", "0.5", "--accumulate", "4"),
+    ),
+    "lightning, no length": (LIGHTNING, [2, 7], ("--iterable", "--plateau")),
+    "lightning, two loaders": (LIGHTNING, [4], ("--two-loaders", "--every-steps", "4")),
+    "trainer": (TRAINER, [3, 3], ("--workers", "2")),
+    "trainer, accumulation": (TRAINER, [2], ("--accumulate", "3", "--evaluate", "epoch")),
+    "accelerate": (ACCELERATE, [3, 5], ("--workers", "2", "--accumulate", "4")),
+    "accelerate, no length": (ACCELERATE, [4], ("--iterable", "--accumulate", "4")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    zygote = Zygote(*MODULES, "transformers.models.gpt2.modeling_gpt2")
+    yield zygote
+    zygote.close()
+
+
+def result_of(job):
+    """What the script ended with, and every line that its logger got."""
+    assert job.wait() == 0, job.output
+    log = job.folder / "result.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    result = json.loads((job.folder / "result").read_text())
+    result.pop("told", None)
+    return result, [json.loads(line) for line in lines]
+
+
+def new_job(zygote, folder, script, *arguments):
+    return Job(zygote, folder, script, "--out", folder / "result", *arguments)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote, tmp_path_factory):
+    """The results without a stop. All are started at once, and waited for where they are needed."""
+    jobs, results = {}, {}
+    for name, (script, _, arguments) in STORIES.items():
+        folder = tmp_path_factory.mktemp("undisturbed")
+        jobs[name] = new_job(zygote, folder, script, *arguments).start(HF_HUB_OFFLINE="1")
+
+    def find(name):
+        if name not in results:
+            results[name] = result_of(jobs[name])
+        return results[name]
+
+    return find
+
+
+def stop_at(job, points):
+    for point in points:
+        assert job.start(stop_at=point, HF_HUB_OFFLINE="1").wait() == 85, job.output
+        assert job.saved()["attempt"] == job.attempt, job.output
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_stopped_run_ends_like_one_that_was_not(zygote, undisturbed, tmp_path, name):
+    script, points, arguments = STORIES[name]
+    job = new_job(zygote, tmp_path, script, *arguments)
+    stop_at(job, points)
+    result, lines = result_of(job.start(HF_HUB_OFFLINE="1"))
+    assert lines == undisturbed(name)[1]
+    assert result == undisturbed(name)[0]
+    assert "not registered" not in job.output
+    if "--every-steps" in arguments:
+        assert [found.step for found in list_checkpoints(str(job.checkpoints), checksums=True)] == [12, 16, 18]
+
+
+def test_the_older_package_of_lightning_resumes_to_the_same_bits(zygote, undisturbed, tmp_path):
+    job = new_job(zygote, tmp_path, LIGHTNING, *OLDER)
+    stop_at(job, [4])
+    assert result_of(job.start()) == undisturbed("lightning")
+
+
+def test_accelerate_makes_a_step_of_an_epochs_last_batch(undisturbed):
+    for name in ("accelerate", "accelerate, no length"):
+        assert undisturbed(name)[0]["synced"][:6] == [False, False, False, True, False, True]
+
+
+def test_a_torn_checkpoint_is_skipped_and_forgetting_the_path_starts_nothing_over(zygote, undisturbed, tmp_path):
+    job = new_job(zygote, tmp_path, LIGHTNING)
+    stop_at(job, [2, 2])
+    assert job.start("--forget").wait() == 1
+    assert "was not told to continue from them" in job.output
+    assert "ckpt_path=callback.resume_path()" in job.output
+    newest = list_checkpoints(str(job.checkpoints))[-1]
+    with open(f"{newest.path}/lightning.ckpt", "r+b") as file:
+        file.seek(1000)
+        file.write(b"torn")
+    result, _ = result_of(job.start())
+    assert f"skipping checkpoint {newest.name}: lightning.ckpt is damaged" in job.output
+    assert result == undisturbed("lightning")[0]
+
+
+def test_a_sigterm_by_hand_saves_and_leaves_lightning(zygote, tmp_path):
+    job = new_job(zygote, tmp_path, LIGHTNING).start("--terminate-at", "4")
+    assert job.wait() == 85, job.output
+    assert [found.step for found in list_checkpoints(str(job.checkpoints))] == [4]
+
+
+def test_a_stop_that_cannot_be_saved_is_told_and_not_acknowledged(zygote, tmp_path):
+    job = new_job(zygote, tmp_path, LIGHTNING, "--small-disk")
+    assert job.start(stop_at=2).wait() == 1
+    assert "CANNOT SAVE a checkpoint" in job.output
+    assert "WITHOUT a new checkpoint" in job.output
+    assert job.saved() is None
+    assert list_checkpoints(str(job.checkpoints)) == []
+
+
+def test_a_torn_checkpoint_of_trainer_is_skipped(zygote, undisturbed, tmp_path):
+    job = new_job(zygote, tmp_path, TRAINER, "--workers", "2")
+    stop_at(job, [2, 2])
+    (tmp_path / "result.checkpoints" / "checkpoint-4" / "optimizer.pt").write_bytes(b"torn")
+    result, _ = result_of(job.start(HF_HUB_OFFLINE="1"))
+    assert "skipping checkpoint-4: optimizer.pt has 4 bytes" in job.output
+    assert result == undisturbed("trainer")[0]
