@@ -1,4 +1,4 @@
-"""Tensors in a file: every bit, stride and sharing comes back, any reader of safetensors reads it, damage is noticed."""
+"""Tensors in a file: every bit, stride and sharing comes back, other readers read it, damage is noticed."""
 
 import hashlib
 import json

@@ -10,10 +10,10 @@ from; loading into the registered objects copies to the device that they are on.
 Must not read a file that has not been checked, by files.examine or by the checksums handed to `read`.
 """
 
-import glob
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -27,6 +27,9 @@ SHARED, SHARED_TENSORS = "state.json", "tensors.safetensors"
 OWN, OWN_TENSORS = "own-%d.json", "own-%d.safetensors"
 OLD_TENSORS = "tensors.pt"  # format 1
 OWN_ROLES = ("metrics", "extra", "generators")  # registered objects whose state may differ between ranks
+_IS_OWN = re.compile(r"own-\d+\.json")
+_OURS = "|".join(map(re.escape, (SHARED, SHARED_TENSORS, OLD_TENSORS)))
+_READ = re.compile(r"own-\d+\.(json|safetensors)|shards/.*|" + _OURS)
 
 Entries = Dict[str, Dict[str, Any]]
 
@@ -134,6 +137,11 @@ def read_with_checksums(folder: str, rank: int) -> List[str]:
     return [SHARED, SHARED_TENSORS, OLD_TENSORS, OWN % whose, OWN_TENSORS % whose]
 
 
+def belongs(name: str) -> bool:
+    """Whether a file of this name would be read as part of a checkpoint."""
+    return _READ.fullmatch(name) is not None
+
+
 def _whose(folder: str, rank: int) -> int:
     return rank if os.path.exists(os.path.join(folder, OWN % rank)) else 0
 
@@ -144,7 +152,8 @@ def read(folder: str, rank: int = 0, entries: Optional[Entries] = None) -> Tuple
     With the manifest's entries every file is compared with its checksum while it is read. Raises OSError; ValueError
     for a damaged file; CheckpointError for one that may hold code.
     """
-    owners = len(glob.glob(os.path.join(glob.escape(folder), "own-*.json")))
+    names = os.listdir(folder) if entries is None else entries
+    owners = len([name for name in names if _IS_OWN.fullmatch(name)])
     if owners == 0:
         return _read_old(folder, entries), 1
     whose = _whose(folder, rank)
@@ -167,6 +176,8 @@ def _read_half(folder: str, half: str, name: str, tensor_name: str, entries: Opt
 
 
 def _read_json(folder: str, name: str, entries: Optional[Entries]) -> Any:
+    if entries is not None and name not in entries:
+        raise ValueError("its manifest does not list %s" % name)
     with open(os.path.join(folder, name), "rb") as file:
         data = file.read()
     if entries is not None and "sha256:" + hashlib.sha256(data).hexdigest() != entries[name]["checksum"]:

@@ -94,8 +94,8 @@ def examine(path: str, checksums: bool = True) -> Checkpoint:
 
 def _described(path: str, step: int, repeat: int, manifest: Dict[str, Any], checksums: bool) -> Checkpoint:
     """What a manifest says, compared with its files. Raises KeyError, TypeError, ValueError for nonsense."""
-    if manifest.get("seal") != _seal(manifest):
-        raise ValueError("the seal is broken")
+    if manifest.get("seal") != _seal(manifest) or type(manifest["format"]) is not int:
+        raise ValueError("the seal is broken, or was made for nonsense")
     entries = manifest["files"]
     problem = _suspect(entries, manifest["format"]) or _compare_files(path, entries, checksums)
     return Checkpoint(
@@ -272,11 +272,16 @@ def delete(checkpoint: Checkpoint) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def clear_leftovers(directory: str) -> None:
-    """Remove what interrupted saves and deletions of processes that are gone have left. Raises OSError."""
+def clear_leftovers(directory: str, alone: bool = False) -> None:
+    """Remove what interrupted saves and deletions of processes that are gone have left. Raises OSError.
+
+    alone: nobody else is writing here (the lock is held). A process id tells little: in containers many are 1.
+    """
     for name in os.listdir(directory):
         match, path = _LEFTOVER.match(name), os.path.join(directory, name)
-        if match and path not in _drafts and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+        if not match or path in _drafts:
+            continue
+        if alone or int(match[1]) == os.getpid() or not _alive(int(match[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 

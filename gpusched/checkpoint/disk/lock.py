@@ -48,6 +48,11 @@ class Lock:
     def held(self) -> bool:
         return self._fd >= 0 and self._pid == os.getpid()
 
+    @property
+    def certain(self) -> bool:
+        """Held, on a file system that keeps others out."""
+        return self.held and not self._unsupported
+
     def take(self, patience: float = PATIENCE) -> None:
         """Get the lock, waiting `patience` seconds for another process to end. Harmless if it is held already.
 

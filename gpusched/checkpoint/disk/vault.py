@@ -63,7 +63,7 @@ class Vault:
             self._lock.take()
             if not os.access(self.directory, os.W_OK | os.X_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-            files.clear_leftovers(self.directory)
+            files.clear_leftovers(self.directory, alone=self._lock.certain)
         except OSError as error:
             text = "NOTHING CAN BE SAVED in %s (%s): %s; training goes on without"
             self._tell(text % (self.directory, error.strerror, _remedy(error)))
@@ -121,6 +121,9 @@ class Vault:
     def _read(self, found: files.Checkpoint) -> "Tuple[str, Optional[Tuple[Tree, int]]]":
         """(what is wrong with it, its content), every byte compared with the manifest's checksums on the way."""
         strange = files.unlisted(found)
+        added = [name for name in strange if contents.belongs(name)]
+        if added:
+            return "it holds %s, which its manifest does not list" % added[0], None
         if strange:
             text = "%s holds %s, which gpusched did not write; it is not read"
             self._tell(text % (found.name, ", ".join(strange[:3]) + (", …" if len(strange) > 3 else "")))
