@@ -9,7 +9,7 @@ import click
 
 from gpusched.cli.checkpoint_rows import size_text
 from gpusched.cli.checkpoint_words import Place, chosen, find, sentences
-from gpusched.cli.output import Field, Json, list_options, print_field_help, print_json, print_list, style_of
+from gpusched.cli.output import Field, Json, Style, list_options, print_field_help, print_json, print_list, style_of
 from gpusched.cli.settings import paint, say, settings
 from gpusched.cli.text import escape, moment
 from gpusched.model.errors import NotFound
@@ -56,14 +56,18 @@ def _place(row: Json) -> str:
 def inspect(where: str, part: str | None, **options: Any) -> None:
     """Show what is in a checkpoint: names, shapes, kinds of number, plain values, and what it was made with.
 
-    Reads headers only: no torch, nothing is executed.
+    Reads headers only: no torch, nothing is executed. CHECKPOINT may also be any file of weights (.pt, .safetensors).
     """
     from gpusched.checkpoint.disk.inspect import entries, read_content
 
     if options["help_format"]:
         print_field_help(_FIELDS)
         return
-    style, place = style_of(options, _FIELDS), find(where)
+    style = style_of(options, _FIELDS)
+    if os.path.isfile(where):
+        _inspect_file(where, style)
+        return
+    place = find(where)
     found = chosen(place)
     with sentences(place):
         content = read_content(found.path)
@@ -79,6 +83,18 @@ def inspect(where: str, part: str | None, **options: Any) -> None:
     if not (settings.json or style.csv or style.noheader):
         print("\n".join(_head(found, content, rows)))
     print_list(rows, _COLUMNS, _FIELDS, style, "entries")
+
+
+def _inspect_file(path: str, style: Style) -> None:
+    """What is in somebody's file of weights. Objects in it are named, never made."""
+    from gpusched.checkpoint.disk.inspect import entries_of_file
+
+    with sentences(Place(os.path.dirname(os.path.abspath(path)))):
+        rows = [_row(entry, False) for entry in entries_of_file(path)]
+    if settings.json and not style.fields:
+        print_json({"path": os.path.abspath(path), "entries": rows})
+    else:
+        print_list(rows, _COLUMNS, _FIELDS, style, "entries")
 
 
 def _row(entry: Entry, several: bool) -> Json:
@@ -121,8 +137,9 @@ def _head(found: Checkpoint, content: Content, rows: list[Json]) -> list[str]:
         f"  size       {size_text(found.size)} of {facts['ranks']} rank{'' if facts['ranks'] == 1 else 's'}",
         f"  made with  {escape(made) or 'unknown'}",
     ]
+    width = max(10, *(len(name) for name in parts)) if parts else 10
     lines += [
-        f"  {escape(name):<10} {len(group)} tensors, {sum(_count(row['shape']) for row in group):,} numbers, "
+        f"  {escape(name):<{width}} {len(group)} tensors, {sum(_count(row['shape']) for row in group):,} numbers, "
         f"{size_text(sum(row['size'] for row in group))}"
         for name, group in parts.items()
     ]

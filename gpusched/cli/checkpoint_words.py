@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gpusched.cli.connect import connect, one_job
 from gpusched.cli.output import Json
+from gpusched.cli.settings import say
 from gpusched.cli.text import escape
 from gpusched.model.errors import NotAllowed, NotFound, Refused, UsageError
 
@@ -170,8 +171,12 @@ def chosen(place: Place, checksums: bool = False) -> Checkpoint:
     for item in reversed(listed):
         if item.good and checksums:
             item = one(Place(place.directory, item.name, place.job), checksums)
+        if item.newer_format:
+            text = f"{item.name} of {place.whose} cannot be read: {item.problem}"
+            raise Refused(text, "update gpusched here, or name an older one")
         if item.good:
             return item
+        say(f"skipping {item.name}: {escape(item.problem)}")
     if listed:
         text = f"none of the {len(listed)} checkpoints of {place.whose} is good"
         raise Refused(text, f"see why: gpusched checkpoints verify {place.word}")

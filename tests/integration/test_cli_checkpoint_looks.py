@@ -75,6 +75,30 @@ def test_a_torn_or_newer_checkpoint_cannot_be_looked_into(saved):
     assert result.code == 1 and "none of the 3 checkpoints of job 12 is good" in result.err
 
 
+def test_inspect_looks_into_any_file_of_weights(saved, tmp_path):
+    torch.save({"epoch": 3, "state_dict": {"w": torch.ones(2, 3)}, "sizes": [1, 2]}, tmp_path / "x.pt")
+    rows = [line.split() for line in gpusched("checkpoints", "inspect", "x.pt", "--noheader").out.splitlines()]
+    assert rows == [
+        ["epoch", "int", "3"],
+        ["state_dict/w", "float32", "24B", "[2,", "3]"],
+        ["sizes", "list", "of", "2", "1,", "2"],
+    ]
+    answer = json.loads(gpusched("checkpoints", "inspect", "ckpt/step-100/tensors.safetensors", "--json").out)
+    assert {"model/0.weight", "model/0.bias"} <= {row["place"] for row in answer["entries"]}
+    (tmp_path / "y.pt").write_text("hello, this is no file of weights")
+    result = gpusched("checkpoints", "inspect", "y.pt")
+    assert result.code == 1 and "is not a whole safetensors file" in result.err
+
+
+def test_a_newer_format_is_not_passed_over_for_an_older_one(saved):
+    manifest = json.loads((saved / "step-130" / "manifest.json").read_text())
+    (saved / "step-130" / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    for words in (("inspect", "12"), ("export", "12", "--to", "w.pt"), ("diff", "12", "12/100")):
+        result = gpusched("checkpoints", *words)
+        assert result.code == 1 and "step-130 of job 12 cannot be read: a newer gpusched wrote it" in result.err
+    assert gpusched("checkpoints", "inspect", "12/110").code == 0
+
+
 def test_diff_tells_the_first_difference_and_exits_like_diff(saved, tmp_path):
     assert gpusched("checkpoints", "diff", "12/100", "12/100").code == 0
     put(tmp_path / "other", a_tree(130, weight=torch.zeros(3, 4)), 130)
@@ -134,6 +158,10 @@ def test_export_skips_a_damaged_newest_and_refuses_a_damaged_one_by_name(saved):
     spoil(saved / "step-130" / "tensors.safetensors")
     answer = json.loads(gpusched("checkpoints", "export", "12", "--to", "w.safetensors", "--json").out)
     assert answer["checkpoint"] == str(saved / "step-110") and answer["tensors"] == 2
+    assert (
+        "skipping step-130: tensors.safetensors is damaged"
+        in gpusched("checkpoints", "export", "12", "--to", "v.safetensors").err
+    )
     result = gpusched("checkpoints", "export", "12/130", "--to", "x.safetensors")
     assert result.code == 1 and "checksum" in result.err and not os.path.exists("x.safetensors")
     assert gpusched("checkpoints", "export", "12").code == 2

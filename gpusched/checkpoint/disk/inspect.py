@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from gpusched.checkpoint.disk import files
 from gpusched.checkpoint.disk.arrays import WIDTHS, Array, OneAtATime, safetensors_arrays
 from gpusched.checkpoint.disk.torchfile import Opaque, read_torch, torch_arrays
-from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.rundir import read_json
 
 SHARED = "state.json"
@@ -86,16 +86,21 @@ def read_content(path: str) -> Content:
 def newest(path: str) -> str:
     """The checkpoint that a path means: itself, or the newest good one in a directory of checkpoints.
 
-    Every byte of it is checked. Raises CheckpointError if there is none that is good, OSError.
+    Every byte of it is checked; newer ones that are torn are told. Raises CheckpointError if there is none that is
+    good, or a newer gpusched has written a newer one; OSError.
     """
     if os.path.exists(os.path.join(path, files.MANIFEST)) or os.path.exists(os.path.join(path, SHARED)):
         found = files.examine(os.path.abspath(path))
         if not found.good:
             raise CheckpointError("%s cannot be used: %s." % (found.path, found.problem), "Use another checkpoint.")
         return found.path
-    torn = []
+    torn: List[str] = []
     for found in files.newest_good(os.path.abspath(path)):
+        if found.newer_format:
+            raise CheckpointError("%s cannot be read: %s." % (found.path, found.problem), "Update gpusched here.")
         if found.good:
+            for one in torn:
+                say("skipping checkpoint " + one)
             return found.path
         torn.append("%s: %s" % (found.name, found.problem))
     if torn:
@@ -110,6 +115,14 @@ def entries(content: Content) -> Iterator[Entry]:
         yield from (Entry(place, node, rank) for place, node in _flat(tree, ""))
 
 
+def entries_of_file(path: str) -> Iterator[Entry]:
+    """The same of one file: safetensors, or what torch.save wrote. Raises CheckpointError if it is neither, OSError."""
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    tree = _foreign_node(read_torch(path)) if is_zip else safetensors_arrays(path)
+    yield from (Entry(place or "(all)", node) for place, node in _flat(tree, "", sort=False))
+
+
 def in_order(keys: Any) -> List[str]:
     """The parts of a tree as people look for them: the model, what trains it, their own things, then positions."""
 
@@ -122,13 +135,13 @@ def in_order(keys: Any) -> List[str]:
     return sorted(keys, key=rank)
 
 
-def _flat(node: Any, place: str) -> Iterator[Tuple[str, Any]]:
+def _flat(node: Any, place: str, sort: bool = True) -> Iterator[Tuple[str, Any]]:
     if isinstance(node, dict) and node:
-        for key in node if place else in_order(node):
+        for key in in_order(node) if sort and not place else node:
             yield from _flat(node[key], "%s/%s" % (place, key) if place else key)
     elif isinstance(node, Items) and node.items and not all(isinstance(one, Plain) for one in node.items):
         for index, one in enumerate(node.items):
-            yield from _flat(one, "%s/%d" % (place, index))
+            yield from _flat(one, "%s/%d" % (place, index) if place else str(index))
     else:
         yield place, node
 
