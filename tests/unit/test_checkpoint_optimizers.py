@@ -175,6 +175,22 @@ def test_a_group_that_was_added_during_the_run_is_there_again_with_its_state():
     assert digest(second["optimizer"]) == digest(first["optimizer"])
 
 
+def test_names_that_an_optimizer_keeps_itself_do_not_get_in_the_way():
+    def script(seed, wrap):
+        model = wrap(make_model(seed))
+        head = [(name, one) for name, one in model.named_parameters() if "2." in name]
+        return {"model": model, "optimizer": torch.optim.AdamW(head, lr=0.1)}
+
+    def unfreeze(objects):
+        rest = [(name, one) for name, one in objects["model"].named_parameters() if "2." not in name]
+        objects["optimizer"].add_param_group({"params": rest})
+
+    first, second = script(0, nn.DataParallel), script(1, lambda model: model)
+    (sentence,) = resumed(first, second, unfreeze)
+    assert "got the group of 0.weight" in sentence
+    assert second["optimizer"].param_groups[1]["param_names"] == ["0.weight", "0.bias"]
+
+
 def test_a_parameter_that_the_script_has_moved_to_another_group_is_refused():
     one, other = make_model(), make_model(1)
     first = {"model": one, "optimizer": torch.optim.AdamW(one.parameters())}

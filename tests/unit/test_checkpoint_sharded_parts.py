@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from gpusched.checkpoint import CheckpointError, digest
 from gpusched.checkpoint.disk import contents
+from gpusched.checkpoint.disk.snapshot import Arena
 from gpusched.checkpoint.ranks.sharded import fit
 from gpusched.checkpoint.state import gradients
 from gpusched.checkpoint.state.registry import Registry
@@ -176,6 +177,23 @@ def test_names_and_versions_stay_right_while_a_model_has_its_parameters_gathered
         assert registry.version() == before
         assert small["optimizer"]["groups"][0]["names"] == names
         assert names == list(pair(0).state_dict())
+
+
+def test_a_snapshot_holds_the_pieces_of_its_moment(tmp_path):
+    for rank in range(2):
+        with as_rank(rank, 2):
+            model = sharded(0, 2)
+            tree = {"shared": {"parts": Registry({"model": model}).capture()}, "own": {}}
+            arena = Arena()
+            halves = contents.copied(contents.encode_halves(tree), arena)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+            contents.write_halves(str(tmp_path), rank, halves)
+            arena.close()
+    model = pair(1)
+    load(tmp_path, {"model": model})
+    assert digest(model) == digest(pair(0))
 
 
 def test_gradients_of_a_window_go_from_ranks_to_a_plain_script_and_back(tmp_path):

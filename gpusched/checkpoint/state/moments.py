@@ -10,7 +10,8 @@ script once began. A learning rate's is the one before any scheduler (`initial_l
 """
 
 import copy
-from typing import Any, Dict, List
+import weakref
+from typing import Any, Dict, List, Optional, Tuple
 
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.ranks.sharded import Sharded, fit, laid_out
@@ -21,6 +22,9 @@ from gpusched.checkpoint.state.weights import ANOTHER
 Tree = Dict[str, Any]
 
 
+_NAMED = ("params", "param_names")  # what a group holds beside its options
+
+
 class OptimizerPart(StatefulPart):
     """A torch optimizer. Its parameters are named by the registered models that hold them."""
 
@@ -29,7 +33,7 @@ class OptimizerPart(StatefulPart):
     def __init__(self, key: str, target: Any, modules: Dict[str, Any]) -> None:
         super().__init__(key, target)
         self._modules = modules
-        self._known: Dict[int, str] = {}
+        self._known: Dict[int, Tuple[Any, str]] = {}  # id(parameter) → (weak reference to it, name)
         self._began_with = [dict(one, options=_as_written(one["options"])) for one in self._options()]
 
     # names
@@ -39,16 +43,21 @@ class OptimizerPart(StatefulPart):
 
     def _names(self) -> List[List[str]]:
         """The parameters' names, by group. They are remembered: while FSDP2 has parameters gathered, it hides them."""
-        if any(id(one) not in self._known for one in self._parameters()):
-            self._known.update(parameter_names(self._modules))
-        for g, group in enumerate(self.target.param_groups):
-            for i, one in enumerate(group["params"]):
-                self._known.setdefault(id(one), "group %d, parameter %d" % (g, i))
-        return [[self._known[id(one)] for one in group["params"]] for group in self.target.param_groups]
+        if any(self._remembered(one) is None for one in self._parameters()):
+            names = parameter_names(self._modules)
+            for g, group in enumerate(self.target.param_groups):
+                for i, one in enumerate(group["params"]):
+                    name = self._remembered(one) or names.get(id(one), "group %d, parameter %d" % (g, i))
+                    self._known[id(one)] = (weakref.ref(one), name)
+        return [[self._known[id(one)][1] for one in group["params"]] for group in self.target.param_groups]
+
+    def _remembered(self, parameter: Any) -> Optional[str]:
+        reference, name = self._known.get(id(parameter), (None, ""))
+        return name if reference is not None and reference() is parameter else None
 
     def _options(self) -> List[Tree]:
         return [
-            {"names": names, "options": {key: value for key, value in group.items() if key != "params"}}
+            {"names": names, "options": {key: value for key, value in group.items() if key not in _NAMED}}
             for names, group in zip(self._names(), self.target.param_groups)  # noqa: B905 - Python 3.9
         ]
 
@@ -123,7 +132,9 @@ class OptimizerPart(StatefulPart):
         }
         for group in groups:
             if group["names"] and not here & set(group["names"]) and all(name in found for name in group["names"]):
-                self.target.add_param_group({"params": [found[name] for name in group["names"]]})
+                named = "param_names" in self.target.param_groups[0]
+                added = [(name, found[name]) if named else found[name] for name in group["names"]]
+                self.target.add_param_group({"params": added})
                 text = "%s got the group of %s during the run: it is there again, do not add it twice"
                 notes.append(text % (self.key, group["names"][0]))
         return notes
