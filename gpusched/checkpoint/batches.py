@@ -32,7 +32,7 @@ class Batches:
         return max(0, int(length) - self._call.count)
 
     def __iter__(self) -> Iterator[Any]:
-        call, length = self._call, self._source.length()
+        call, length = self._call, self._source.length() if self._source.ends_at_length else None
         if call.entered:
             raise CheckpointError(
                 "A loop over run.batches() was started twice.", "Call run.batches(loader) again for another loop."

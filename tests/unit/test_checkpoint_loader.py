@@ -2,14 +2,17 @@
 
 import pickle
 import random
+from unittest import mock
 
 import numpy
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
 
+from gpusched.checkpoint.batches import Batches
 from gpusched.checkpoint.data import keyed
 from gpusched.checkpoint.data.sources import KeyedLoader, PlainSequence, Replayed, source_for
+from gpusched.checkpoint.position import Call
 from gpusched.checkpoint.state import randomness
 
 
@@ -170,6 +173,22 @@ def test_a_loader_class_with_an_iteration_of_its_own_is_left_to_it():
     told = []
     assert list(source_for(Mine(Noisy()), told.append).iterate(1, 0)) == [["mine"]]
     assert "Mine iterates in its own way" in told[0]
+
+
+def test_a_stream_whose_workers_give_more_batches_than_its_length_says_loses_none_of_them():
+    class Divided(IterableDataset):
+        def __len__(self):
+            return 8
+
+        def __iter__(self):
+            worker = torch.utils.data.get_worker_info()
+            return iter(range(worker.id, 8, worker.num_workers))
+
+    loader = DataLoader(Divided(), batch_size=3, num_workers=2)
+    whole = [batch.tolist() for batch in source_for(loader, print).iterate(5, 0)]
+    assert len(whole) == 4 and len(loader) == 3
+    left = Batches(mock.Mock(), source_for(loader, print), Call(count=3), 5)
+    assert [batch.tolist() for batch in left] == whole[3:]
 
 
 def test_an_error_in_a_dataset_reaches_the_script_and_leaves_its_generators_alone():

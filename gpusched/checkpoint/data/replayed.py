@@ -27,6 +27,11 @@ class Replayed:
         self._stream = self._new_stream(0)
         self._used = False
 
+    @property
+    def ends_at_length(self) -> bool:
+        """Not with several workers: each of them may end with a batch that is not full, and then there are more."""
+        return getattr(self._items, "num_workers", 0) < 2
+
     def length(self) -> Optional[int]:
         try:
             return len(self._items)

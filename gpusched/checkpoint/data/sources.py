@@ -9,7 +9,8 @@
     Replayed         everything else              the batches already done are produced again and thrown away
 
 All of them draw from streams of their own and leave the script's generators untouched, whatever the number of workers.
-A source has `length()` (global batches of an epoch, None if nobody knows), `global_batch()` (samples that all ranks
+A source has `length()` (global batches of an epoch, None if nobody knows; it may be an estimate, unless the source
+`ends_at_length`), `global_batch()` (samples that all ranks
 together take in one step, None where that means nothing), `pace` (seconds that a batch took, where a resume would have
 to replay it), `identity()` (what must not change between a save and its
 resume; a plain dictionary), `state()` (plain; None unless it is needed to start in the middle) and
@@ -33,7 +34,7 @@ __all__ = ["KeyedLoader", "PlainSequence", "Replayed", "Stateful", "source_for"]
 class PlainSequence:
     """Items of a range, list or tuple in their order."""
 
-    logical = False
+    logical, ends_at_length = False, True
     pace: Optional[float] = None
 
     def __init__(self, items: Any) -> None:
@@ -60,6 +61,7 @@ class PlainSequence:
 class KeyedLoader:
     """A copy of a map-style DataLoader whose sampler hands out (seed, index) pairs and starts where it is told to."""
 
+    ends_at_length = True
     pace: Optional[float] = None
 
     def __init__(self, loader: Any, tell: Tell, shape: Shape = ONE) -> None:

@@ -171,7 +171,7 @@ class Shares:
 class _Shared:
     """A source whose items are Shares instead of lists of batches. The seed of a step depends on its place alone."""
 
-    logical = True
+    logical = ends_at_length = True
     pace: Optional[float] = None
 
     def __init__(self, source: Any, ranks: LogicalRanks) -> None:
