@@ -235,6 +235,18 @@ def test_a_milestone_that_is_torn_is_replaced_by_the_next_one(tmp_path):
     assert [found.step for found in files.list_checkpoints(str(tmp_path)) if found.good] == [110, 130]
 
 
+def test_one_that_only_a_checksum_shows_to_be_damaged_never_counts_as_the_last_good_one(tmp_path):
+    for step in (1, 5):
+        path = Path(Vault(str(tmp_path), 3, print).save(tree(step), {}).path) / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"steps":5', b'"steps":6'))
+    vault = Vault(str(tmp_path), 1, lambda sentence: None)
+    assert vault.load()[0].step == 1
+    for step in (2, 3):
+        vault.save(tree(step), {})
+        vault.tidy()
+    assert Vault(str(tmp_path), 1, lambda sentence: None).load()[0].step == 3
+
+
 def test_a_pinned_checkpoint_is_never_deleted(tmp_path):
     vault = Vault(str(tmp_path), 1, print)
     for step in (1, 2, 3):

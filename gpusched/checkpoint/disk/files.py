@@ -21,8 +21,8 @@ import re
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Set
 
 from gpusched.rundir import read_json, sync_directory, write_json
 
@@ -240,14 +240,18 @@ def free_space(path: str) -> int:
         return 0
 
 
-def prune(directory: str, keep: int, keep_every_steps: Optional[int] = None) -> List[str]:
+def prune(
+    directory: str, keep: int, keep_every_steps: Optional[int] = None, damaged: Collection[str] = ()
+) -> List[str]:
     """Delete all good checkpoints but those of the newest `keep` steps, and torn ones that are older than those.
 
     With keep_every_steps=k the first good checkpoint at or after each multiple of k steps stays for good, too. Pinned
     ones (see `pin`) stay, and the newest good one always does. Of a step saved several times the last one counts. What
     an interrupted save or deletion of a dead process left is cleared. Returns what was deleted.
+    damaged: names of those that look good (their checksums are not compared here) and are known not to be.
     """
     found, pinned = list_checkpoints(directory), pins(directory)
+    found = [replace(item, problem="it is damaged") if item.name in damaged else item for item in found]
     by_step = {item.step: item for item in found if item.good}  # the last of a step wins
     newest = list(by_step.values())[-max(1, keep) :]
     milestones: Dict[int, Checkpoint] = {}

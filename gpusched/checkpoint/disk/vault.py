@@ -12,7 +12,7 @@ Must not decide when to save (run.py does) nor know what the saved tree means.
 import errno
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from gpusched.checkpoint.disk import contents, files
 from gpusched.checkpoint.disk.lock import Lock
@@ -45,6 +45,7 @@ class Vault:
         self._device: Optional[int] = None  # of the directory when it was claimed: an unmounted disk is noticed
         self._writer, self._arena = Writer(), Arena()
         self._behind_impossible = False
+        self._damaged: Set[str] = set()  # names of checkpoints that could not be loaded
 
     # one run at a time
 
@@ -103,6 +104,7 @@ class Vault:
                 self.latest = found
                 return (found, *loaded)
             skipped.append(found.name)
+            self._damaged.add(found.name)
             self._tell("skipping checkpoint %s: %s" % (found.name, problem))
         if skipped:
             raise CheckpointError(
@@ -253,7 +255,7 @@ class Vault:
         if self._ranks.rank != 0:
             return False
         try:
-            deleted = files.prune(self.directory, 1, self._keep_every_steps)
+            deleted = files.prune(self.directory, 1, self._keep_every_steps, self._damaged)
         except OSError:
             return False
         if deleted:
@@ -269,7 +271,7 @@ class Vault:
         if self._ranks.rank != 0:
             return
         try:
-            files.prune(self.directory, self._keep, self._keep_every_steps)
+            files.prune(self.directory, self._keep, self._keep_every_steps, self._damaged)
         except OSError as error:
             tell("cannot delete old checkpoints in %s (%s)" % (self.directory, error.strerror))
 
