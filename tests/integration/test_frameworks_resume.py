@@ -24,8 +24,8 @@ STORIES = {
     ),
     "lightning, no length": (LIGHTNING, [2, 7], ("--iterable", "--plateau")),
     "lightning, two loaders": (LIGHTNING, [4], ("--two-loaders", "--every-steps", "4")),
-    "trainer": (TRAINER, [3, 3], ("--workers", "2")),
-    "trainer, accumulation": (TRAINER, [2], ("--accumulate", "3", "--evaluate", "epoch")),
+    "trainer": (TRAINER, [3, 4], ("--workers", "2")),  # the second one stops inside an evaluation
+    "trainer, accumulation": (TRAINER, [3, 2], ("--accumulate", "3", "--evaluate", "epoch")),
     "accelerate": (ACCELERATE, [3, 5], ("--workers", "2", "--accumulate", "4")),
     "accelerate, no length": (ACCELERATE, [4], ("--iterable", "--accumulate", "4")),
 }  # fmt: skip

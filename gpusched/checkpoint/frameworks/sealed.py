@@ -4,8 +4,9 @@ Every file is hashed and flushed to the disk, then the manifest, then the names.
 fits its files is torn, whatever its name says. Must not read what is inside the files.
 """
 
+import contextlib
 import os
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from gpusched.checkpoint.disk import files
 from gpusched.rundir import read_json, sync_directory, write_json
@@ -32,12 +33,14 @@ def seal(path: str, about: Dict[str, Any]) -> int:
     return sum(entry["size"] for entry in entries.values())
 
 
-def unseal(path: str) -> None:
-    """Before anything in a sealed directory is changed: until it is sealed again it does not count."""
-    try:
-        os.unlink(os.path.join(path, files.MANIFEST))
-    except FileNotFoundError:
-        return
+def unseal(path: str, ours: Sequence[str] = ()) -> None:
+    """Before anything in a sealed directory is changed: until it is sealed again it does not count.
+
+    ours: files of the last time to be deleted with the seal. Raises OSError.
+    """
+    for name in (files.MANIFEST, *ours):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(path, name))
     sync_directory(path)
 
 

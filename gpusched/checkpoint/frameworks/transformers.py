@@ -8,7 +8,8 @@
 Trainer saves and restores weights, optimizer, scheduler, its counters and the random numbers of the main process. What
 it forgets is added: random numbers drawn in samples and collators (order and transforms become functions of seed, epoch
 and place, for any number of loader workers), the sum of losses since the last log line, states of callbacks. Requests
-are served at the end of a step, after that step's log lines and evaluation, by Trainer's own save.
+are served at the end of a step, after that step's log lines, by Trainer's own save; a stop also inside an evaluation,
+which starts again.
 
 A checkpoint is Trainer's own directory `checkpoint-N` in args.output_dir, plus our state and a manifest with checksums
 that is written last. Torn ones are skipped at a resume, where Trainer takes the highest number.
@@ -36,6 +37,7 @@ from gpusched.checkpoint.state.parts import make_part
 
 TrainerCallback: Any = importlib.import_module("transformers").TrainerCallback
 _NAME = re.compile(r"checkpoint-(\d+)")
+_OURS = [contents.SHARED, contents.SHARED_TENSORS, contents.OWN % 0, contents.OWN_TENSORS % 0]
 _KEPT = [
     "_tr_loss",
     "_total_loss_scalar",
@@ -96,6 +98,8 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
         self._loader: Any = None
         self._later = False  # resumed in mid-epoch: the random numbers come back after the first batches
         self._failed: Optional[Exception] = None  # why Trainer's last save did not succeed
+        self._before: Optional[Dict[str, Any]] = None  # where the present evaluation began
+        self._save_later = False  # a save that Trainer meant for an epoch's last step waits for the epoch's end
         self._logs: Dict[str, Any] = {}
 
     def prepare(self) -> Optional[str]:
@@ -160,9 +164,9 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
                 "There is %s, and trainer.train() was not told to continue from it." % self._found,
                 "Write trainer.train(resume_from_checkpoint=preemptible(trainer)), or move it away to start over.",
             )
+        self.attempt.begin()
         if state.global_step:
             self._resume(state)
-        self.attempt.begin()
 
     def _resume(self, state: Any) -> None:
         path = os.path.join(self.args.output_dir, "checkpoint-%d" % state.global_step)
@@ -187,6 +191,22 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
         self.attempt.tell("resumed from checkpoint-%d (epoch %.2f)" % (state.global_step, state.epoch or 0))
         for note in notes:
             self.attempt.tell(note)
+        self.args.eval_on_start = False  # it was done at the start
+        if self._own["evaluating"] is not None:
+            self._evaluate_again(state, self._own["evaluating"])
+
+    def _evaluate_again(self, state: Any, before: Dict[str, Any]) -> None:
+        """The run was stopped inside an evaluation: do it from its beginning, and what was to follow it."""
+        trainer = self.trainer
+        control, self._before = trainer.control, dict(before, rng=randomness.capture(), saved=True)
+        control.should_log, control.should_evaluate, control.should_save = False, True, before["save"]
+        trainer._maybe_log_save_evaluate(trainer._tr_loss, None, trainer.model, None, state.epoch, None, time.time())
+        if self._own is not None:
+            self._own["rng"] = randomness.capture()
+        if control.should_training_stop:
+            self.attempt.tell(
+                "the repeated evaluation ends the training early: Trainer makes one step more than before"
+            )
 
     def _restore_random_numbers(self) -> None:
         """Trainer calls this when the first batches are there; where an epoch begins, after its hooks have run."""
@@ -198,25 +218,42 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
             self._loader.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The last step of an epoch waits for what belongs to the epoch's end: evaluation, log lines."""
+        """The last step of an epoch is not complete before what belongs to the epoch's end: evaluation, log lines."""
         self._report(state)
-        if not float(state.epoch).is_integer():
+        if float(state.epoch).is_integer():
+            self._save_later, control.should_save = control.should_save, False
+        else:
             self._look(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        control.should_save, self._save_later = control.should_save or self._save_later, False
         self._look(control)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """A request that came during a long evaluation is served as soon as that is over."""
-        middle = not float(state.epoch or 0).is_integer()
-        if middle and self._request is None and self.trainer.is_in_train:
-            self._look(control)
 
     def _look(self, control: Any) -> None:
         """After this Trainer logs, evaluates and saves, in this order, as `control` says."""
-        request = self.attempt.asked()
+        save, request = control.should_save, self.attempt.asked()
         if request is not None and not control.should_training_stop:
             control.should_save, self._request = True, request
+        if control.should_evaluate and self.attempt.directory is not None:
+            self._before = {"rng": randomness.capture(), "save": save, "saved": False}
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Evaluations may be long: a stop does not wait for their end. They are done again after it."""
+        if self._before is None or not self.trainer.is_in_train:
+            return
+        request = self._request or self.attempt.asked()
+        if request is not None and request.stop:
+            self._report(state, now=True)
+            self.attempt.serve(request, lambda: self._save_in_evaluation(state))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._before = None
+
+    def _save_in_evaluation(self, state: Any) -> Checkpoint:
+        if self._before is not None and self._before["saved"]:  # nothing has happened since it was resumed
+            return Checkpoint(self._found, state.global_step, 0)
+        self.trainer._save_checkpoint(self.trainer.model, None)
+        return self._seal(os.path.join(self.args.output_dir, "checkpoint-%d" % state.global_step), state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
         self._logs = dict(logs or {})
@@ -239,8 +276,8 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
     def _save(self, save: Callable[..., Any], *given: Any, **named: Any) -> None:
         """Trainer's own save. A disk that is full must not end the training; a stop that cannot be saved leaves."""
         path = os.path.join(self.args.output_dir, "checkpoint-%d" % self.trainer.state.global_step)
-        if os.path.isdir(path):
-            sealed.unseal(path)
+        if os.path.isdir(path):  # this step is saved again
+            sealed.unseal(path, _OURS)
         try:
             save(*given, **named)
         except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
@@ -261,7 +298,9 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
                 "this Trainer keeps its loss sum to itself: the first log line after a resume differs"
             )
         parts = {name: part.capture() for name, part in self._parts.items()}
-        own = {"trainer": kept, "rng": randomness.capture(), "extras": self._extras.capture(), "parts": parts}
+        before = self._before or {"rng": randomness.capture()}
+        own = {"trainer": kept, "rng": before["rng"], "extras": self._extras.capture(), "parts": parts}
+        own["evaluating"] = {"save": before["save"]} if self._before is not None else None
         where = {"steps": state.global_step, "epoch": int(state.epoch or 0), "batch": 0}
         tree = {"shared": {"position": where, "seed": self._seed}, "own": own}
         contents.write_shared(path, tree)
