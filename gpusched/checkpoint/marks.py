@@ -108,13 +108,21 @@ def _feed_tensor(update: Feed, tensor: Any, torch: Any) -> None:
         return
     flat = tensor.contiguous().view(-1)
     if flat.numel() * flat.element_size() > _WHOLE:
-        whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}.get(flat.element_size())
-        if whole is not None:
-            update(b"%d" % int(flat.view(whole).sum(dtype=torch.int64)))
+        update(b"%d" % _sum_of_bits(flat, torch))
         flat = flat[:: max(1, flat.numel() // _SAMPLE)].contiguous()
     # by address: numpy may be absent, and does not know bfloat16
     host = flat.cpu()
     update((ctypes.c_char * (host.numel() * host.element_size())).from_address(host.data_ptr()))
+
+
+def _sum_of_bits(flat: Any, torch: Any) -> int:
+    """The sum of a flat tensor's words of eight bytes, which is ten times quicker than summing smaller ones; the
+    bytes of an odd end are added alone."""
+    raw = flat.view(torch.uint8)
+    whole = raw.numel() // 8 * 8
+    if raw.storage_offset() % 8:
+        raw = raw.clone()
+    return int(raw[:whole].view(torch.int64).sum()) + int(raw[whole:].sum(dtype=torch.int64))
 
 
 def _feed_object(update: Feed, value: Any, depth: int) -> None:
