@@ -6,6 +6,7 @@ from fake_ranks import as_rank, make_mesh
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from gpusched.checkpoint import CheckpointError, digest
 from gpusched.checkpoint.disk import contents
@@ -121,6 +122,35 @@ def test_from_ranks_to_a_plain_script_and_back(way, tmp_path):
                 now = again.state[parameter][key]
                 now = now.to_local() if isinstance(now, DTensor) else now
                 assert torch.equal(now, pieces_of(value, parameter)), key
+
+
+def test_tensor_parallel_and_sharded_at_once_loads_into_a_plain_script_and_back(tmp_path):
+    def script(seed):
+        model = pair(seed)
+        mesh = make_mesh(2, 2)
+        across, along = mesh[mesh.mesh_dim_names[0]], mesh[mesh.mesh_dim_names[1]]
+        parallelize_module(
+            model, along, {"0": ColwiseParallel()}, src_data_rank=None
+        )  # its rows are then cut a second time
+        return fully_shard(model, mesh=across)
+
+    for rank in range(4):
+        with as_rank(rank, 4):
+            model = script(0)
+            save(tmp_path, rank, {"model": model, "optimizer": trained(model, OPTIMIZERS["AdamW"])})
+    model, (expected, moments) = pair(1), plain_pair(OPTIMIZERS["AdamW"])
+    optimizer = OPTIMIZERS["AdamW"](model.parameters())
+    load(tmp_path, {"model": model, "optimizer": optimizer})
+    assert digest(model) == digest(expected) and digest(optimizer) == digest(moments)
+    for rank in range(4):
+        with as_rank(rank, 4):
+            live = script(2)
+            again = OPTIMIZERS["AdamW"](live.parameters())
+            load(tmp_path, {"model": live, "optimizer": again})
+            for found, whole in zip(live.parameters(), expected.parameters(), strict=True):
+                assert torch.equal(found.to_local(), like(whole.detach(), found).to_local())
+                moment = again.state[found]["exp_avg"]
+                assert torch.equal(moment.to_local(), like(moments.state[whole]["exp_avg"], found).to_local())
 
 
 def test_single_precision_moments_of_half_precision_pieces_keep_their_bits(tmp_path):

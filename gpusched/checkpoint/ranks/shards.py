@@ -121,7 +121,12 @@ def placeholders(folder: str, tree: str = "shared") -> Dict[str, Sharded]:
             if one["piece"] is not None:
                 piece = one["piece"]
                 pieces.setdefault(key, []).append(Piece(tuple(piece["offsets"]), tuple(piece["sizes"]), source))
-    return {key: _put_together(folder, key, one, tuple(pieces.get(key, ()))) for key, one in about.items()}
+    return {key: _put_together(folder, key, one, _distinct(pieces.get(key, []))) for key, one in about.items()}
+
+
+def _distinct(pieces: List[Piece]) -> Tuple[Piece, ...]:
+    """Without copies: a mesh that is part of a larger one (tensor parallelism besides FSDP2) hides who has the same."""
+    return tuple({(one.offsets, one.sizes): one for one in reversed(pieces)}.values())
 
 
 def _put_together(folder: str, name: str, one: Dict[str, Any], parts: Tuple[Piece, ...]) -> Sharded:
