@@ -14,14 +14,11 @@ from gpusched.cli.settings import settings
 from gpusched.model.errors import GpuschedError, UsageError
 
 
-class CannotRun(GpuschedError):
+def _cannot_run(name: str, why: str, exit_code: int) -> GpuschedError:
     """The program could not be started; the exit code is a shell's."""
-
-    code = "cannot-run"
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message, "is it installed, and executable? Words after -- are the command")
-        self.exit_code = exit_code
+    error = GpuschedError(f"cannot run {name}: {why}", "is it installed, and executable?")
+    error.exit_code = exit_code
+    return error
 
 
 def _parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
@@ -100,7 +97,7 @@ def checkpoint_exec(ctx: click.Context, /, words: tuple[str, ...], **options: An
     except CheckpointError as error:
         raise GpuschedError(error.message, error.hint) from None
     except FileNotFoundError as error:
-        raise CannotRun(f"cannot run {words[0]}: {error.strerror}", 127) from None
+        raise _cannot_run(words[0], str(error.strerror), 127) from None
     except OSError as error:
-        raise CannotRun(f"cannot run {words[0]}: {error.strerror or error}", 126) from None
+        raise _cannot_run(words[0], str(error.strerror or error), 126) from None
     ctx.exit(code)
