@@ -11,7 +11,7 @@ export PYTHON CUDA
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test check bench lock clean help
+.PHONY: demo test check bench soak lock clean help
 
 demo: $(VENV)/.installed-torch ## watch a training job being preempted, saved and resumed (simulated GPUs, under a minute)
 	@$(BIN)/gpusched demo $(ARGS)
@@ -26,6 +26,9 @@ check: $(VENV)/.installed-$(EXTRA) ## style, types and the rules of who may impo
 
 bench: $(VENV)/.installed-all ## run the benchmarks (minutes; results depend on the machine)
 	@set -e; for bench in tests/bench/bench_*.py; do echo ">> $$bench"; $(BIN)/python $$bench $(ARGS); done
+
+soak: $(VENV)/.installed-all ## preempt and kill training hundreds of times and compare every end bit for bit (most of an hour)
+	@set -e; for soak in tests/soak/soak_*.py; do echo ">> $$soak"; $(BIN)/python $$soak $(ARGS); done
 
 # What is pinned stays unless something needs it newer; ARGS="--upgrade" or ARGS="--upgrade-package ruff" moves pins.
 # Without find-links, so that the pins of the CUDA libraries are there for machines with GPUs, and with plain torch

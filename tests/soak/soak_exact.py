@@ -131,43 +131,51 @@ def parse():
     return parser.parse_args()
 
 
+class Soak:
+    """All runs of one job with one number of workers; `straight` holds the undisturbed end of every seed."""
+
+    def __init__(self, pool, zygote, root, name, workers, seeds):
+        self.script, common, _, self.ranks = SUBJECTS[name]
+        self.pool, self.zygote, self.root, self.name, self.seeds = pool, zygote, root, name, seeds
+        self.arguments = [*common, "--workers", workers]
+        self.straight = list(pool.map(self.undisturbed, range(seeds)))
+
+    def undisturbed(self, seed):
+        folder = self.root / f"{self.name}-{self.arguments[-1]}-{seed}-straight"
+        runs = Runs(self.zygote, folder, self.script, [*self.arguments, "--seed", str(seed)], self.ranks)
+        result, newest, _ = end_of(runs, [])
+        return result, newest, result["steps"]
+
+    def preempted(self, count):
+        """(runs that ended equal, runs, preemptions)."""
+
+        def single(seed):
+            job = (self.name, self.script, self.arguments, self.ranks)
+            return one(self.zygote, self.root, *job, seed, count, self.straight[seed])
+
+        same = list(self.pool.map(single, range(self.seeds)))
+        return sum(equal for equal, _ in same), len(same), sum(times for _, times in same)
+
+
 def main():
     args = parse()
     root, zygote, began = Path(tempfile.mkdtemp(prefix="gpusched-soak-")), Zygote(), time.monotonic()
-    table, good = [], True
+    table = []
     with ThreadPoolExecutor(args.parallel) as pool:
         for name in args.only:
-            script, common, variants, ranks = SUBJECTS[name]
-            for workers in variants:
-                arguments = [*common, "--workers", workers]
-
-                def straight(seed, name=name, script=script, arguments=arguments, ranks=ranks):
-                    folder = root / f"{name}-{'-'.join(arguments)}-{seed}-straight"
-                    runs = Runs(zygote, folder, script, [*arguments, "--seed", str(seed)], ranks)
-                    result, newest, _ = end_of(runs, [])
-                    return result, newest, result["steps"]
-
-                ends = list(pool.map(straight, range(args.seeds)))
+            for workers in SUBJECTS[name][2]:
+                soak = Soak(pool, zygote, root, name, workers, args.seeds)
                 for count in args.preemptions:
-                    same = list(
-                        pool.map(
-                            lambda seed, n=name, s=script, a=arguments, r=ranks, c=count, e=ends: one(
-                                zygote, root, n, s, a, r, seed, c, e[seed]
-                            ),
-                            range(args.seeds),
-                        )
-                    )
-                    good = good and all(equal for equal, _ in same)
-                    equal, stops = sum(one for one, _ in same), sum(times for _, times in same)
-                    table.append((equal, len(same), stops))
-                    what = f"{name:8} {workers} worker(s)  {ranks} rank(s)  K = {count}"
-                    print(f"{what}: {equal} of {len(same)} equal ({stops} preemptions)", flush=True)
+                    table.append(soak.preempted(count))
+                    equal, runs, stops = table[-1]
+                    what = f"{name:8} {workers} worker(s)  {soak.ranks} rank(s)  K = {count}"
+                    print(f"{what}: {equal} of {runs} equal ({stops} preemptions)", flush=True)
     zygote.close()
     equal, runs, stops = (sum(column) for column in zip(*table, strict=True))
     print(f"{equal} of {runs} preempted runs ({stops} preemptions) equal in {time.monotonic() - began:.0f} s")
-    if good:
+    if equal == runs:
         shutil.rmtree(root)
-    return 0 if good else 1
+    return 0 if equal == runs else 1
 
 
 if __name__ == "__main__":
