@@ -35,6 +35,7 @@ from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.data.sources import source_for
 from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, say
+from gpusched.checkpoint.facts import Facts
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.keeper import Keeper
 from gpusched.checkpoint.mailbox import Mailbox
@@ -48,7 +49,7 @@ from gpusched.checkpoint.state.unregistered import Unregistered
 from gpusched.checkpoint.watchdog import Watchdog
 
 
-class Run:
+class Run(Facts):
     """One training run. Register everything with state once, before `epochs()`.
 
     model, optimizer, scheduler, scaler, ema, metrics, generators: one object, or a list or dictionary of them; extra: a
@@ -58,7 +59,7 @@ class Run:
     keep, keep_every_steps: good checkpoints to keep: the newest so many, and one for every so many steps for good.
     every_seconds, every_steps: saves that nobody asked for; "auto": as often as pays, from the measured cost and the
     ends that came unprepared (interval.py); None: never. behind: write them behind the training (needs host memory of
-    the state's size). logical: number of logical ranks, for the same bits on any number of processes (ranks/logical.py).
+    the state's size). logical: number of logical ranks, the same bits on any number of processes (ranks/logical.py).
     environment: what a resume does when threads, torch, device, ranks… are others than when it was saved: "exact"
     refuses, "warn" says what may round differently, "any" is silent. ignore: objects that need not be registered.
     Raises CheckpointError for an object without a state to save.
@@ -108,57 +109,10 @@ class Run:
         self._trace = _trace()
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0
-        self._total: Optional[int] = None
-        self._lengths: Dict[int, Optional[int]] = {}
         self._sources: Dict[int, Any] = {}
         self._shared_out: Any = None  # the logical ranks of this process
         self._unregistered: Any = None
         self._loaded: Any = None
-
-    # what a script may look at
-
-    @property
-    def values(self) -> Dict[str, Any]:
-        """Plain values of the script (running sums, the best score so far…), saved and restored with the rest."""
-        return self._keeper.values
-
-    @property
-    def epoch(self) -> int:
-        """The present epoch, counted from 0."""
-        return self._keeper.position.epoch
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken in the whole run, those before a resume included."""
-        return self._keeper.position.steps
-
-    @property
-    def batch(self) -> int:
-        """The present batch within the epoch, counted from 0 over stops (unlike enumerate)."""
-        return max(0, self._keeper.position.batch - 1)
-
-    @property
-    def seed(self) -> int:
-        """What the order of samples and their random transforms depend on; after a resume, the checkpoint's."""
-        return self._keeper.seed
-
-    @property
-    def directory(self) -> Optional[str]:
-        """Where checkpoints are written; None if nothing is saved."""
-        return self._keeper.vault.directory if self._keeper.vault else None
-
-    @property
-    def total(self) -> Optional[int]:
-        """Steps at the end of run.epochs(), as far as the loader's length tells; else None."""
-        position = self._keeper.position
-        call = position.training_call()
-        index = position.calls.index(call) if call is not None else -1
-        self._total = position.total(self._count, self._lengths.get(index)) or self._total
-        return self._total
-
-    def state(self) -> Dict[str, Any]:
-        """The state of everything registered, by name, as a checkpoint would hold it (references, not copies)."""
-        return self._keeper.registry.capture()
 
     # the loops
 
