@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,11 @@ def test_a_file_of_pins_that_is_damaged_pins_nothing(tmp_path):
 def test_memory_for_snapshots_can_be_had_ahead_of_the_first(tmp_path):
     vault = Vault(str(tmp_path), 3, print)
     vault.prepare(tree(1))
+    for _ in range(6000):
+        if vault._arena.size:
+            break
+        time.sleep(0.01)
+    assert vault._arena.size > 300
     vault.save_behind(tree(1), {})
     assert vault.settle().checkpoint.good
     vault.release()

@@ -57,6 +57,10 @@ class Arena:
 
     def close(self) -> None:
         """Give the memory back, as soon as nobody uses the last copies any more."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
         self._unpin()
         self._memory = self._bytes = None
 
@@ -66,7 +70,7 @@ class Arena:
         pinned = any(tensor.is_cuda for tensor in tensors)
         if needed <= self.size and pinned <= self._pinned:
             return
-        self.close()  # first, so that there are never two
+        self._drop()  # first, so that there are never two
         size = needed + needed // 32 + _SLACK
         free = host_memory.available()
         if free is not None and size > free:
