@@ -93,7 +93,7 @@ class Attempts:
         env[rundir.ENV_ATTEMPT] = str(number)
         env[rundir.ENV_JOB_DIR] = job_dir
         env[rundir.ENV_CHECKPOINT_DIR] = self.checkpoints
-        env[rundir.ENV_GRACE] = str(self.plan.grace)
+        env[rundir.ENV_GRACE] = f"{self.plan.grace:g}"
         env[rundir.ENV_TRACE] = trace
         env[rundir.ENV_MARK] = self._mark
         env["GPUSCHED_RESTART_COUNT"] = str(number - 1)
