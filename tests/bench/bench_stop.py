@@ -115,9 +115,8 @@ def write_once(folder: Path, size: int, number: int) -> float:
 
 
 def python(folder: Path, program: str, **env: str) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
-    )
+    whole = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    done = subprocess.run([sys.executable, "-c", program], env=whole, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return float(done.stdout.split()[-1])
@@ -139,23 +138,22 @@ def main() -> None:
             subprocess.run(["rm", "-rf", str(folder / f"ckpt-{attempt}")], check=True)
             attempt += 1
             small.append(stop_once(folder, script, attempt, 0, 0))
-        low, high = min(raw), max(raw)
-        print(f"write + fsync of 500 MB by itself            median {statistics.median(raw):.2f} s ({low:.2f} to {high:.2f})")
-        median = statistics.median(large)
-        print(f"request → last process gone, 500 MB, 4 workers  {median:.2f} s ({min(large):.2f} to {max(large):.2f}), "
-              f"ratio {median / statistics.median(raw):.2f} (aim: under 1.5)")  # fmt: skip
-        median = statistics.median(small)
-        print(f"request → last process gone, small model        {median:.3f} s ({min(small):.3f} to {max(small):.3f}) "
-              "(aim: under 0.3 s)")  # fmt: skip
+        disk = statistics.median(raw)
+        print(f"write + fsync of 500 MB by itself: {disk:.2f} s ({min(raw):.2f} to {max(raw):.2f})")
+        took = statistics.median(large)
+        print(f"request → last process gone, 500 MB, 4 workers: {took:.2f} s ({min(large):.2f} to {max(large):.2f})")
+        print(f"    as a share of the disk's own write and fsync: {took / disk:.2f} (aim: under 1.5)")
+        took = statistics.median(small)
+        print(f"the same, small model, no workers: {took:.3f} s ({min(small):.3f} to {max(small):.3f}; aim: under 0.3)")
         job = environment(folder, 9999)
         mine = {key: value for key, value in job.items() if key.startswith("GPUSCHED_")}
-        print(f"run.step() under gpusched, nothing asked        {python(folder, STEPS, **mine) * 1e6:.1f} µs (aim: under 20)")
-        print(f"run.step() by hand, nothing saved               {python(folder, STEPS) * 1e6:.1f} µs")
+        print(f"run.step() under gpusched, nothing asked: {python(folder, STEPS, **mine) * 1e6:.1f} µs (aim: under 20)")
+        print(f"run.step() by hand, nothing saved: {python(folder, STEPS) * 1e6:.1f} µs")
     timed = "import time; t=time.perf_counter(); import gpusched.checkpoint; print(time.perf_counter()-t)"
     bare = "import time; t=time.perf_counter(); import json, typing; print(time.perf_counter()-t)"
-    ours = statistics.median(python(ROOT, timed) for _ in range(9))
-    base = statistics.median(python(ROOT, bare) for _ in range(9))
-    print(f"import gpusched.checkpoint, without torch       {ours * 1e3:.1f} ms (json and typing alone {base * 1e3:.1f} ms; aim: under 30)")
+    ours = statistics.median(python(ROOT, timed) for _ in range(9)) * 1e3
+    base = statistics.median(python(ROOT, bare) for _ in range(9)) * 1e3
+    print(f"import gpusched.checkpoint, without torch: {ours:.1f} ms (json and typing {base:.1f} ms; aim: under 30)")
 
 
 if __name__ == "__main__":
