@@ -38,7 +38,7 @@ def reseal(path, change):
     """Edit a manifest as somebody would who knows how it is sealed."""
     manifest = json.loads((Path(path) / "manifest.json").read_text())
     change(manifest)
-    manifest["seal"] = files._seal(manifest)
+    manifest["seal"] = files.seal_of(manifest)
     (Path(path) / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -46,7 +46,7 @@ def add(path, name, data):
     """Smuggle a file into a checkpoint, and into its manifest."""
     (Path(path) / name).parent.mkdir(exist_ok=True)
     (Path(path) / name).write_bytes(data)
-    entry = files._hash_and_sync(str(Path(path) / name))
+    entry = files.hash_and_sync(str(Path(path) / name))
     reseal(path, lambda manifest: manifest["files"].update({name: entry}))
 
 

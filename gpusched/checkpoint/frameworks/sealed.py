@@ -24,10 +24,10 @@ def seal(path: str, about: Dict[str, Any]) -> int:
     for folder, _, names in os.walk(path):
         for name in names:
             full = os.path.join(folder, name)
-            entries[os.path.relpath(full, path)] = files._hash_and_sync(full)
+            entries[os.path.relpath(full, path)] = files.hash_and_sync(full)
         sync_directory(folder)
     manifest = dict(about, format=files.FORMAT, files=entries)
-    manifest["seal"] = files._seal(manifest)
+    manifest["seal"] = files.seal_of(manifest)
     write_json(os.path.join(path, files.MANIFEST), manifest)
     sync_directory(os.path.dirname(os.path.abspath(path)))
     return sum(entry["size"] for entry in entries.values())
@@ -49,9 +49,9 @@ def problem(path: str, checksums: bool = True) -> str:
     manifest = about(path)
     if not manifest:
         return "it has no seal: a save was cut off, or it was saved without gpusched"
-    if manifest.get("seal") != files._seal(manifest) or not isinstance(manifest.get("files"), dict):
+    if manifest.get("seal") != files.seal_of(manifest) or not isinstance(manifest.get("files"), dict):
         return "its manifest is damaged"
-    return files._compare_files(path, manifest["files"], checksums)
+    return files.compare_files(path, manifest["files"], checksums)
 
 
 def about(path: str) -> Dict[str, Any]:
