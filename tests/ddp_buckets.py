@@ -1,7 +1,8 @@
 """DDP stopped and resumed within one process group, with and without the cure of its bucket trap (ranks/ddp.py).
 
-Writes, for each case (or those named on its command line), the digests of the weights of three runs: undisturbed, resumed without the cure, resumed with it.
-The resume happens in these processes: a new DDP around a new model, given the state of the old one.
+Writes, for each case (or those named on its command line), the digests of the weights of three runs: undisturbed,
+resumed without the cure, resumed with it. The resume happens in these processes: a new DDP around a new model, given
+the state of the old one.
 """
 
 import json

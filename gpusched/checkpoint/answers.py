@@ -52,6 +52,7 @@ class Answers:
             self._tell("stopping as asked%s WITHOUT a new checkpoint; steps since the last one are lost" % why)
             leave.leave(1)
         self._mail.acknowledge(saved.path, saved.step)
+        self._keeper.ranks.gather(None)  # a launcher ends all ranks when the first has left: not before it is told
         took = time.monotonic() - began
         self._tell("saved %s in %.2f s; stopping as asked%s, run again to resume" % (saved.name, took, why))
         leave.leave(rundir.EXIT_SAVED)

@@ -163,6 +163,8 @@ class Keeper:
         same_bits_anyway: the number of ranks does not matter for this run (logical ranks).
         """
         found, tree, owners = loaded
+        self._foreign = self.ranks.rank >= owners and not same_bits_anyway
+        tree = _for_a_new_rank(tree) if self._foreign else tree
         shared, own = tree["shared"], tree["own"]
         notes = self._compare_environment(found, owners, policy, same_bits_anyway)
         self._buckets.restore(shared.get("ddp", {}))  # before weights and generators: see ranks/ddp.py
@@ -177,7 +179,6 @@ class Keeper:
         self._epoch_rng = own["rng_epoch"]
         notes += randomness.restore(own["rng_epoch"] if middle else own["rng"])
         self._pending = tree if middle else None
-        self._foreign = self.ranks.rank >= owners and not same_bits_anyway
         if self._foreign:
             randomness.seed_everything(randomness.mix(self.seed, "new rank", self.ranks.rank, self.position.steps))
         for note in notes:
@@ -188,7 +189,8 @@ class Keeper:
             found.manifest.get("environment", {}), environment.describe(self.registry.modules)
         )
         if owners != self.ranks.size and not any_ranks:
-            changed.append("the number of ranks was %d and is %d" % (owners, self.ranks.size))
+            lost = " (what the missing ones had counted is not continued)" if self.ranks.size < owners else ""
+            changed.append("the number of ranks was %d and is %d%s" % (owners, self.ranks.size, lost))
         if not changed or policy == "any":
             return []
         if policy == "exact":
@@ -239,6 +241,13 @@ class Keeper:
                     self.tell("the gradient of %s was saved, and no such parameter is here: it is lost" % name)
             if not self._foreign:
                 randomness.restore(own["rng"])
+
+
+def _for_a_new_rank(tree: Tree) -> Tree:
+    """A rank that did not exist at the save gets the first one's values, but must not count or draw the same again."""
+    parts = tree["own"]["parts"].items()
+    kept = {key: part for key, part in parts if key.split(".")[0] not in ("metrics", "generators")}
+    return dict(tree, own=dict(tree["own"], parts=kept))
 
 
 def _pour(saved: Tree, values: Tree) -> None:

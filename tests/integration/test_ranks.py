@@ -126,6 +126,18 @@ def test_a_rank_killed_while_saving_takes_the_others_with_it_and_the_last_checkp
     assert "resumed from step-6" in job.output
 
 
+def test_a_damaged_file_of_one_rank_makes_all_of_them_go_back_to_the_checkpoint_before(zygote, undisturbed, tmp_path):
+    job = gang(zygote, tmp_path, "--every-steps", "6", "--blocking")
+    assert job.run(3, stop_at=14) == [85, 85, 85], job.output
+    *_, before, newest = list_checkpoints(job.checkpoints)
+    with open(f"{newest.path}/own-2.json", "r+b") as file:
+        file.write(b"?")
+    assert job.run(3) == [0, 0, 0], job.output
+    assert f"skipping checkpoint {newest.name}: own-2.json is damaged" in job.output
+    assert f"resumed from {before.name}" in job.output
+    assert result(job) == undisturbed()
+
+
 def test_ranks_at_different_places_are_told_what_to_do(zygote, tmp_path):
     job = gang(zygote, tmp_path)
     assert set(job.run(2, "--check", "0")) == {1}
