@@ -23,17 +23,33 @@ class Decision:
     request: Optional[Request]
 
 
-class SafePoints:
-    """Counts the safe points of this process, and decides at each."""
+@dataclass
+class Count:
+    """Safe points passed so far."""
 
-    def __init__(self, mail: Mailbox, termination: leave.Termination, interval: Interval, ranks: Any) -> None:
+    passed: int = 0
+
+
+OF_THIS_PROCESS = Count()  # one request speaks to a process, which may have several runs, one after the other
+
+
+class SafePoints:
+    """Counts safe points, and decides at each."""
+
+    def __init__(
+        self,
+        mail: Mailbox,
+        termination: leave.Termination,
+        interval: Interval,
+        ranks: Any,
+        count: Count = OF_THIS_PROCESS,
+    ) -> None:
         self._mail, self._termination, self._interval, self._ranks = mail, termination, interval, ranks
-        self._carried = NOTHING
-        self.count = 0
+        self._carried, self._count = NOTHING, count
 
     def expected(self) -> Optional[Request]:
         """What the next safe point will serve, without taking it."""
-        return self._asked(self.count + 1)
+        return self._asked(self._count.passed + 1)
 
     def _asked(self, point: int) -> Optional[Request]:
         """Only the first rank listens to the scheduler; a signal counts wherever it came."""
@@ -44,8 +60,8 @@ class SafePoints:
 
     def arrive(self, now: float, steps: int, kind: str, can_save: bool) -> Optional[Decision]:
         """One more safe point, of a kind: "step", "epoch" (where periodic saves happen), "micro_step" or "check"."""
-        self.count += 1
-        request = self._asked(self.count)
+        self._count.passed += 1
+        request = self._asked(self._count.passed)
         by_steps = kind == "step" and self._interval.due_by_steps(steps)  # all ranks know: nothing to agree on
         if request is not None:
             wish = STOP if request.stop else SAVE

@@ -8,14 +8,14 @@ from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.leave import Termination
 from gpusched.checkpoint.mailbox import Mailbox
 from gpusched.checkpoint.ranks.group import ALONE, Ranks
-from gpusched.checkpoint.safepoint import SafePoints
+from gpusched.checkpoint.safepoint import Count, SafePoints
 
 
 class Scene:
     def __init__(self, folder, ranks=ALONE, every_steps=None):
         self.folder, self.mail, self.termination = folder, Mailbox(str(folder), 1), Termination()
         self.interval = Interval(None, every_steps)
-        self.points = SafePoints(self.mail, self.termination, self.interval, ranks)
+        self.points = SafePoints(self.mail, self.termination, self.interval, ranks, Count())
 
     def ask(self, what, seq=1, **more):
         (self.folder / "request").write_text(json.dumps({"ask": what, "seq": seq, **more}))
