@@ -40,7 +40,7 @@ BY_NAME = {page.path.name: page for page in PAGES}
 CALLS = [(page.path.name, call) for page in PAGES for call in page.commands("gpusched")]
 # Options of other programs that the text talks about.
 OTHERS = {"--no-deps", "--user", "--unix-socket", "--lr", "--epochs", "--slow-ms", "--nodes", "--mem", "--mail-type"}
-OTHERS |= {"--data", "--nproc-per-node"}  # of reference jobs and torchrun
+OTHERS |= {"--data", "--out", "--nproc-per-node"}  # of reference jobs and torchrun
 OTHERS |= {"--gpuz"}  # stands for a mistake
 
 
