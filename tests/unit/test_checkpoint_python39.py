@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LEAVES = [ROOT / "gpusched/__init__.py", ROOT / "gpusched/rundir.py"]
 OURS = LEAVES + sorted((ROOT / "gpusched/checkpoint").glob("*.py"))
+IN_ROOMS = sorted((ROOT / "gpusched/checkpoint").glob("*/*.py"))  # test_import_rules.py says what those may import
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 SCRIPT = """
 import sys
@@ -33,7 +34,7 @@ print(sum(value for _, value in seen), len(list_checkpoints(sys.argv[1], checksu
 """
 
 
-@pytest.mark.parametrize("path", OURS + JOBS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", OURS + IN_ROOMS + JOBS, ids=lambda path: path.name)
 def test_the_grammar_is_that_of_python_39(path):
     ast.parse(path.read_text(), feature_version=(3, 9))
 
