@@ -70,7 +70,7 @@ def main():
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     average = Average()
     accelerator.register_for_checkpointing(average)
-    run = AcceleratedRun(accelerator)
+    run = AcceleratedRun(accelerator, model)
     seen, synced = run.values.setdefault("seen", []), run.values.setdefault("synced", [])
     for epoch in run.epochs(3):
         model.train()

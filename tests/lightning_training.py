@@ -117,7 +117,8 @@ class Model(pl.LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
         if args.plateau:
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "validation loss"}}
+            plan = {"scheduler": scheduler, "monitor": "validation loss", "strict": False}
+            return {"optimizer": optimizer, "lr_scheduler": plan}
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=200)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -158,6 +159,7 @@ def main():
         accelerator="cpu", max_epochs=3, logger=Lines(), callbacks=[callback], log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         accumulate_grad_batches=args.accumulate, val_check_interval=args.check_every,
+        check_val_every_n_epoch=2 if args.plateau else 1,  # the last epoch's scheduler looks at an older validation
     )  # fmt: skip
     trainer.fit(model, loader, validation, ckpt_path=None if args.forget else callback.resume_path())
     optimizer = trainer.optimizers[0]

@@ -4,9 +4,10 @@ Real processes of the real libraries, stopped at chosen safe points by requests.
 """
 
 import json
+import socket
 
 import pytest
-from training_jobs import HERE, Job, Zygote
+from training_jobs import HERE, PATIENCE, Job, Zygote
 
 from gpusched.checkpoint.disk.files import list_checkpoints
 
@@ -22,7 +23,7 @@ STORIES = {
     "lightning, validation in an accumulation window": (
         LIGHTNING, [2, 3], ("--workers", "2", "--check-every", "0.5", "--accumulate", "4"),
     ),
-    "lightning, no length": (LIGHTNING, [2, 7], ("--iterable", "--plateau")),
+    "lightning, no length": (LIGHTNING, [2, 14], ("--iterable", "--plateau")),
     "lightning, two loaders": (LIGHTNING, [4], ("--two-loaders", "--every-steps", "4")),
     "trainer": (TRAINER, [3, 4], ("--workers", "2")),  # the second one stops inside an evaluation
     "trainer, accumulation": (TRAINER, [3, 2], ("--accumulate", "3", "--evaluate", "epoch")),
@@ -96,6 +97,35 @@ def test_the_older_package_of_lightning_resumes_to_the_same_bits(zygote, undistu
 def test_accelerate_makes_a_step_of_an_epochs_last_batch(undisturbed):
     for name in ("accelerate", "accelerate, no length"):
         assert undisturbed(name)[0]["synced"][:6] == [False, False, False, True, False, True]
+
+
+def run_ranks(zygote, folder, attempt, stop_at=None):
+    """Three processes under accelerate, as torchrun would start them. Returns their exit codes."""
+    job = folder / f"attempt-{attempt}"
+    job.mkdir(parents=True)
+    if stop_at is not None:
+        (job / "request").write_text(json.dumps({"ask": "stop", "seq": 1, "safe_point": stop_at}))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    env = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
+    env.update(GPUSCHED_JOB_DIR=str(job), GPUSCHED_CHECKPOINT_DIR=str(folder / "checkpoints"))
+    pids = []
+    for rank in range(3):
+        argv = [ACCELERATE, "--out", folder / f"result-{rank}", "--accumulate", "2"]
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        pids.append(zygote.start(argv, dict(env, **ranks), folder / f"output-{attempt}"))
+    with zygote.ended:
+        assert zygote.ended.wait_for(lambda: all(pid in zygote.codes for pid in pids), timeout=PATIENCE)
+    return [zygote.codes[pid] for pid in pids]
+
+
+def test_three_ranks_with_accelerate_end_like_ones_that_were_not_stopped(zygote, tmp_path):
+    assert run_ranks(zygote, tmp_path / "straight", 1) == [0, 0, 0]
+    assert run_ranks(zygote, tmp_path / "stopped", 1, stop_at=3) == [85, 85, 85]
+    assert run_ranks(zygote, tmp_path / "stopped", 2) == [0, 0, 0]
+    for rank in range(3):
+        one, other = (json.loads((tmp_path / name / f"result-{rank}").read_text()) for name in ("straight", "stopped"))
+        assert dict(one, told=()) == dict(other, told=())
 
 
 def test_a_torn_checkpoint_is_skipped_and_forgetting_the_path_starts_nothing_over(zygote, undisturbed, tmp_path):

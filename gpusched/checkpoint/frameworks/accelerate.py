@@ -30,14 +30,22 @@ class AcceleratedRun(Run):
     accelerator.register_for_checkpointing(). Make it after accelerator.prepare(); `more` as for Run: metrics, ema,
     generators, seed, directory, keep, every_seconds…
 
-    Raises CheckpointError if nothing was prepared yet.
+    model: the prepared model (a list or dictionary of them); needed with several processes only, since the Accelerator
+    keeps what was inside of DistributedDataParallel. Raises CheckpointError without it, or if nothing was prepared yet.
     """
 
-    def __init__(self, accelerator: Any, extra: Optional[Dict[str, Any]] = None, **more: Any) -> None:
+    def __init__(
+        self, accelerator: Any, model: Any = None, extra: Optional[Dict[str, Any]] = None, **more: Any
+    ) -> None:
         if not accelerator._models:
             raise CheckpointError(
                 "This Accelerator has not prepared a model yet.",
                 "Make the AcceleratedRun after accelerator.prepare(model, optimizer, loader, ...).",
+            )
+        if model is None and accelerator.num_processes > 1:
+            raise CheckpointError(
+                "With %d processes the prepared model itself is needed." % accelerator.num_processes,
+                "Write AcceleratedRun(accelerator, model).",
             )
         optimizers = [one.optimizer for one in accelerator._optimizers]
         schedulers = [getattr(one, "scheduler", one) for one in accelerator._schedulers]
@@ -45,7 +53,7 @@ class AcceleratedRun(Run):
         window = {"accelerator": _Window(accelerator)}  # how far an accumulation window is
         ignore = [accelerator, *accelerator._optimizers, *accelerator._schedulers, *more.pop("ignore", ())]
         super().__init__(
-            model=_one_or_all(accelerator._models),
+            model=model if model is not None else _one_or_all(accelerator._models),
             optimizer=_one_or_all(optimizers),
             scheduler=_one_or_all(schedulers),
             scaler=accelerator.scaler,
