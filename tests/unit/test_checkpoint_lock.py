@@ -158,6 +158,21 @@ def test_the_lock_waits_in_the_vault_and_is_given_back(tmp_path, monkeypatch):
     other.release()
 
 
+def test_a_lock_that_could_not_be_had_at_the_start_is_taken_by_the_first_save(tmp_path, monkeypatch):
+    def refuse(self, patience=0.0):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    told, vault = [], Vault(str(tmp_path), 3, lambda text: told.append(text))
+    monkeypatch.setattr(Lock, "take", refuse)
+    vault.claim()
+    assert "NOTHING CAN BE SAVED" in told[0] and "make room there" in told[0]
+    monkeypatch.undo()
+    vault.save({"shared": {"position": {"steps": 1}}, "own": {}}, {})
+    with pytest.raises(CheckpointError, match="Another Run"):
+        Vault(str(tmp_path), 3, print).claim()
+    vault.release()
+
+
 def test_the_lock_is_no_checkpoint_and_threads_of_one_process_may_save(tmp_path):
     vault = Vault(str(tmp_path), 3, print)
     vault.claim()

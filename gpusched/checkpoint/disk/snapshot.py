@@ -34,7 +34,7 @@ class Arena:
     def __init__(self) -> None:
         self._memory: Any = None
         self._bytes: Any = None  # the same as a tensor
-        self._pinned = False
+        self._pinned = self._for_cuda = False
         self._lock = threading.Lock()  # `reserve` may still run in a thread when the first copy comes
 
     @property
@@ -67,8 +67,8 @@ class Arena:
     def _reserve(self, plans: List[Plan], touch: bool) -> None:
         tensors = [tensor for plan in plans for tensor in plan.stored.values()]
         needed = sum(_rounded(_size(tensor)) for tensor in tensors)
-        pinned = any(tensor.is_cuda for tensor in tensors)
-        if needed <= self.size and pinned <= self._pinned:
+        for_cuda = any(tensor.is_cuda for tensor in tensors)
+        if needed <= self.size and for_cuda <= self._for_cuda:
             return
         self._drop()  # first, so that there are never two
         size = needed + needed // 32 + _SLACK
@@ -76,7 +76,8 @@ class Arena:
         if free is not None and size > free:
             raise NoRoom("a copy of the state needs %d MiB of memory, and %d MiB are left" % (size >> 20, free >> 20))
         self._allocate(size)
-        if pinned:
+        self._for_cuda = for_cuda
+        if for_cuda:
             self._pin()
         elif touch:
             self._bytes.zero_()

@@ -44,6 +44,7 @@ class Vault:
         self.latest: Optional[files.Checkpoint] = None  # continued from or last written
         self._lock = Lock(self.directory, tell)
         self._device: Optional[int] = None  # of the directory when it was claimed: an unmounted disk is noticed
+        self._claimed = False
         self._writer, self._arena = Writer(), Arena()
         self._behind_impossible = False
         self._damaged: Set[str] = set()  # names of checkpoints that could not be loaded
@@ -59,6 +60,7 @@ class Vault:
         together.each(self._ranks, lambda: self._claim() if self._ranks.rank == 0 else None)
 
     def _claim(self) -> None:
+        self._claimed = True
         try:
             files.make_directory(self.directory)
             self._device = os.stat(self.directory).st_dev
@@ -75,6 +77,7 @@ class Vault:
         self._writer.wait()
         self._arena.close()
         self._lock.release()
+        self._claimed = False
 
     # loading
 
@@ -260,6 +263,8 @@ class Vault:
             files.make_directory(self.directory)
             if self._device is not None:
                 tell("the checkpoint directory %s had vanished and was made again" % self.directory)
+        if self._claimed and not self._lock.held:  # it could not be had when the disk was full, or this is a fork
+            self._lock.take(patience=0.0)
         self._lock.confirm()
 
     def _make_room(self, tell: Callable[[str], None]) -> bool:
