@@ -5,6 +5,8 @@ Real processes of the real libraries, stopped at chosen safe points by requests.
 
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from training_jobs import HERE, PATIENCE, Job, Zygote
@@ -32,9 +34,19 @@ STORIES = {
 }  # fmt: skip
 
 
+class PatientZygote(Zygote):
+    """One that several threads may ask."""
+
+    lock = threading.Lock()
+
+    def start(self, *arguments):
+        with self.lock:
+            return super().start(*arguments)
+
+
 @pytest.fixture(scope="module")
 def zygote():
-    zygote = Zygote(*MODULES, "transformers.models.gpt2.modeling_gpt2")
+    zygote = PatientZygote(*MODULES, "transformers.models.gpt2.modeling_gpt2")
     yield zygote
     zygote.close()
 
@@ -53,50 +65,54 @@ def new_job(zygote, folder, script, *arguments):
     return Job(zygote, folder, script, "--out", folder / "result", *arguments)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(zygote, tmp_path_factory):
-    """The results without a stop. All are started at once, and waited for where they are needed."""
-    jobs, results = {}, {}
-    for name, (script, _, arguments) in STORIES.items():
-        folder = tmp_path_factory.mktemp("undisturbed")
-        jobs[name] = new_job(zygote, folder, script, *arguments).start(HF_HUB_OFFLINE="1")
-
-    def find(name):
-        if name not in results:
-            results[name] = result_of(jobs[name])
-        return results[name]
-
-    return find
-
-
 def stop_at(job, points):
     for point in points:
         assert job.start(stop_at=point, HF_HUB_OFFLINE="1").wait() == 85, job.output
         assert job.saved()["attempt"] == job.attempt, job.output
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_a_stopped_run_ends_like_one_that_was_not(zygote, undisturbed, tmp_path, name):
-    script, points, arguments = STORIES[name]
-    job = new_job(zygote, tmp_path, script, *arguments)
+def undisturbed_run(zygote, folder, script, arguments):
+    return result_of(new_job(zygote, folder, script, *arguments).start(HF_HUB_OFFLINE="1"))
+
+
+def stopped_run(zygote, folder, script, arguments, points):
+    job = new_job(zygote, folder, script, *arguments)
     stop_at(job, points)
-    result, lines = result_of(job.start(HF_HUB_OFFLINE="1"))
-    assert lines == undisturbed(name)[1]
-    assert result == undisturbed(name)[0]
+    outcome = result_of(job.start(HF_HUB_OFFLINE="1"))
     assert "not registered" not in job.output
-    if "--every-steps" in arguments:
-        assert [found.step for found in list_checkpoints(str(job.checkpoints), checksums=True)] == [12, 16, 18]
+    return (*outcome, list_checkpoints(str(job.checkpoints), checksums=True))
 
 
-def test_the_older_package_of_lightning_resumes_to_the_same_bits(zygote, undisturbed, tmp_path):
+@pytest.fixture(scope="module")
+def stories(zygote, tmp_path_factory):
+    """What came out of each story, without and with stops: told two at a time, and waited for where they are needed."""
+    with ThreadPoolExecutor(2) as two:
+        told = {}
+        for name, (script, points, arguments) in STORIES.items():
+            folder = tmp_path_factory.mktemp("story")
+            straight = two.submit(undisturbed_run, zygote, folder / "straight", script, arguments)
+            told[name] = straight, two.submit(stopped_run, zygote, folder / "stopped", script, arguments, points)
+        yield told
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_stopped_run_ends_like_one_that_was_not(stories, name):
+    straight, stopped = (future.result() for future in stories[name])
+    assert stopped[1] == straight[1]
+    assert stopped[0] == straight[0]
+    if "--every-steps" in STORIES[name][2]:
+        assert [found.step for found in stopped[2]] == [12, 16, 18]
+
+
+def test_the_older_package_of_lightning_resumes_to_the_same_bits(zygote, stories, tmp_path):
     job = new_job(zygote, tmp_path, LIGHTNING, *OLDER)
     stop_at(job, [4])
-    assert result_of(job.start()) == undisturbed("lightning")
+    assert result_of(job.start()) == stories["lightning"][0].result()
 
 
-def test_accelerate_makes_a_step_of_an_epochs_last_batch(undisturbed):
+def test_accelerate_makes_a_step_of_an_epochs_last_batch(stories):
     for name in ("accelerate", "accelerate, no length"):
-        assert undisturbed(name)[0]["synced"][:6] == [False, False, False, True, False, True]
+        assert stories[name][0].result()[0]["synced"][:6] == [False, False, False, True, False, True]
 
 
 def run_ranks(zygote, folder, attempt, stop_at=None):
@@ -128,7 +144,7 @@ def test_three_ranks_with_accelerate_end_like_ones_that_were_not_stopped(zygote,
         assert dict(one, told=()) == dict(other, told=())
 
 
-def test_a_torn_checkpoint_is_skipped_and_forgetting_the_path_starts_nothing_over(zygote, undisturbed, tmp_path):
+def test_a_torn_checkpoint_is_skipped_and_forgetting_the_path_starts_nothing_over(zygote, stories, tmp_path):
     job = new_job(zygote, tmp_path, LIGHTNING)
     stop_at(job, [2, 2])
     assert job.start("--forget").wait() == 1
@@ -140,7 +156,7 @@ def test_a_torn_checkpoint_is_skipped_and_forgetting_the_path_starts_nothing_ove
         file.write(b"torn")
     result, _ = result_of(job.start())
     assert f"skipping checkpoint {newest.name}: lightning.ckpt is damaged" in job.output
-    assert result == undisturbed("lightning")[0]
+    assert result == stories["lightning"][0].result()[0]
 
 
 def test_a_sigterm_by_hand_saves_and_leaves_lightning(zygote, tmp_path):
@@ -158,10 +174,10 @@ def test_a_stop_that_cannot_be_saved_is_told_and_not_acknowledged(zygote, tmp_pa
     assert list_checkpoints(str(job.checkpoints)) == []
 
 
-def test_a_torn_checkpoint_of_trainer_is_skipped(zygote, undisturbed, tmp_path):
+def test_a_torn_checkpoint_of_trainer_is_skipped(zygote, stories, tmp_path):
     job = new_job(zygote, tmp_path, TRAINER, "--workers", "2")
     stop_at(job, [2, 2])
     (tmp_path / "result.checkpoints" / "checkpoint-4" / "optimizer.pt").write_bytes(b"torn")
     result, _ = result_of(job.start(HF_HUB_OFFLINE="1"))
     assert "skipping checkpoint-4: optimizer.pt has 4 bytes" in job.output
-    assert result == undisturbed("trainer")[0]
+    assert result == stories["trainer"][0].result()[0]
