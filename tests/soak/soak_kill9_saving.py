@@ -4,7 +4,7 @@
 
 A process saves one checkpoint after the other (blocking and behind, in turns) and tells each that is durable. It is
 killed at a random moment, and the next one must load at least the last that was told, with every byte of it. Nothing
-may be lost, and nobody may start from zero. Minutes, a quarter of an hour on a busy disk; root makes the full disk real.
+may be lost, and nobody may start from zero. Takes minutes, on a busy disk many; root makes the full disk a real one.
 """
 
 import argparse
