@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+import time
 
 try:
     import torch
@@ -69,6 +70,7 @@ def parse_arguments():
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--slow-ms", type=float, default=0.0, help="wait this long in every step, to watch it")
     parser.add_argument("--out", help="write loss curve, accuracy and the digests of weights and state to this file")
     return parser.parse_args()
 
@@ -130,6 +132,7 @@ def main():
             optimizer.step()
             scheduler.step()
             curve.append(mean_of_ranks(loss.detach(), size))
+            time.sleep(args.slow_ms / 1000)
             run.step(loss=curve[-1])
         if rank == 0:
             print("epoch %d/%d  step %d  loss %.4f" % (epoch + 1, args.epochs, run.steps, curve[-1]), flush=True)

@@ -1,10 +1,7 @@
 """Several ranks, real processes: one stop, one checkpoint, nobody hangs and nobody is left behind."""
 
-import contextlib
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from gangs import Gang
@@ -163,33 +160,3 @@ def test_ranks_that_are_not_connected_are_told_so(zygote, tmp_path):
     job = Job(zygote, tmp_path, SCRIPT, "--unconnected").start(WORLD_SIZE="2", RANK="0")
     assert job.wait() == 1
     assert "Call torch.distributed.init_process_group() before Run" in job.output
-
-
-def processes_with(variable):
-    """torchrun gives each rank a session of its own, so they are known by their environment."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            found += [pid] if variable.encode() in file.read().split(b"\0") else []
-    return found
-
-
-def test_under_torchrun_nobody_is_left_and_the_file_says_what_was_saved(tmp_path):
-    """The real launcher: a worker's 85 becomes its 1, so that the file `saved` decides."""
-    directory, folder = tmp_path / "job", tmp_path / "checkpoints"
-    directory.mkdir()
-    (directory / "request").write_text(json.dumps({"ask": "stop", "seq": 1, "cause": "preempted", "safe_point": 3}))
-    ours = {"GPUSCHED_JOB_DIR": directory, "GPUSCHED_CHECKPOINT_DIR": folder, "GPUSCHED_ATTEMPT": "1"}
-    env = dict(os.environ, PYTHONPATH=str(REPOSITORY), GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
-    env.update({key: str(value) for key, value in ours.items()})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    started = subprocess.run(
-        [*launcher, str(DDP), "--epochs", "1", "--samples", "480", "--workers", "1"],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
-    )  # fmt: skip
-    assert started.returncode == 1, started.stdout
-    assert processes_with(f"GPUSCHED_JOB_DIR={directory}") == []
-    saved = json.loads((directory / "saved").read_text())
-    (found,) = list_checkpoints(folder, checksums=True)
-    assert found.good and saved["checkpoint"] == found.path and saved["step"] == found.step
-    assert "destroy_process_group" not in started.stdout  # nothing that torch would have liked to be told
