@@ -46,6 +46,7 @@ from gpusched.checkpoint.safepoint import SafePoints
 from gpusched.checkpoint.state.randomness import first_seed, mix
 from gpusched.checkpoint.state.registry import Registry
 from gpusched.checkpoint.state.unregistered import Unregistered
+from gpusched.checkpoint.timelimit import TimeLimit
 from gpusched.checkpoint.watchdog import Watchdog
 
 
@@ -103,7 +104,8 @@ class Run(Facts):
         self._mail = Mailbox.from_environment() if self.ranks.rank == 0 else Mailbox(None, 0)
         self._progress = Progress(os.environ.get(rundir.ENV_JOB_DIR) if self.ranks.rank == 0 else None)
         self._termination = leave.Termination()
-        self._points = SafePoints(self._mail, self._termination, interval, self.ranks)
+        limit = TimeLimit.from_environment(self._tell)
+        self._points = SafePoints(self._mail, self._termination, interval, self.ranks, limit=limit)
         self._answers = Answers(self._keeper, self._mail, interval, behind, self._tell)
         self._watchdog = Watchdog(self._points.expected, self._tell_once, self._where, self._answers.collect)
         self._trace = _trace()

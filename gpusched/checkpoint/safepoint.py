@@ -1,8 +1,8 @@
 """Safe points: the places where a run may be saved or stopped, and what is decided at each.
 
-A wish to save or to stop comes from the scheduler (mailbox), from a SIGTERM, or from the interval. Several ranks agree
-on it first, so that all of them act at the same safe point. Where a safe point cannot be saved at (inside an unfinished
-step) the wish is kept for the next one. Must not save or leave itself: run.py does.
+A wish to save or to stop comes from the scheduler (mailbox), from a SIGTERM, from the interval, or because a time limit
+is near. Several ranks agree on it first, so that all of them act at the same safe point. Where a safe point cannot be
+saved at (inside an unfinished step) the wish is kept for the next one. Must not save or leave itself: run.py does.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any, Optional
 from gpusched.checkpoint import leave
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.mailbox import Mailbox, Request
+from gpusched.checkpoint.timelimit import TimeLimit
 
 NOTHING, SAVE, STOP = 0, 1, 2
 
@@ -43,7 +44,9 @@ class SafePoints:
         interval: Interval,
         ranks: Any,
         count: Count = OF_THIS_PROCESS,
+        limit: Optional[TimeLimit] = None,
     ) -> None:
+        self._limit = limit if ranks.rank == 0 else None
         self._mail, self._termination, self._interval, self._ranks = mail, termination, interval, ranks
         self._carried, self._count = NOTHING, count
 
@@ -66,7 +69,8 @@ class SafePoints:
         if request is not None:
             wish = STOP if request.stop else SAVE
         else:
-            wish = SAVE if kind in ("step", "epoch") and self._due(now) else NOTHING
+            near = self._limit is not None and self._limit.near(now)
+            wish = SAVE if near or (kind in ("step", "epoch") and self._due(now)) else NOTHING
         if self._ranks.size > 1:
             wish = self._ranks.agree(wish, steps, kind)
         wish = max(wish, self._carried, SAVE if by_steps else NOTHING)

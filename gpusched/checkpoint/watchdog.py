@@ -30,7 +30,7 @@ class Watchdog:
         collect: Callable[[], None],
     ) -> None:
         self._asked, self._tell, self._where, self._collect = asked, tell, where, collect
-        self._grace = _seconds(os.environ.get(rundir.ENV_GRACE, ""))
+        self._grace = seconds_in(os.environ.get(rundir.ENV_GRACE, ""))
         self._last = time.monotonic()
         self._told_request = -1
         self._told_rare = False
@@ -79,7 +79,8 @@ class Watchdog:
             )
 
 
-def _seconds(text: str) -> Optional[float]:
+def seconds_in(text: str) -> Optional[float]:
+    """A number from the environment; None if there is none."""
     try:
         return float(text) if text else None
     except ValueError:

@@ -37,7 +37,7 @@ def job_environment(
     env["GPUSCHED_SUBMIT_DIR"] = submit_dir
     env["GPUSCHED_START_TIME"] = str(int(started_at))
     if job.spec.time_limit:
-        env["GPUSCHED_END_TIME"] = str(int(started_at + job.spec.time_limit))
+        env[rundir.ENV_END_TIME] = str(int(started_at + job.spec.time_limit))
     if resume:
         env["GPUSCHED_RESUME"] = "1"
     uuids = ",".join(uuid for _, uuid in devices)

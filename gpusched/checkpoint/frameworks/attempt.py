@@ -17,6 +17,7 @@ from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.checkpoint.interval import Every, Interval
 from gpusched.checkpoint.mailbox import Mailbox, Request
 from gpusched.checkpoint.progress import Progress
+from gpusched.checkpoint.timelimit import TimeLimit
 from gpusched.checkpoint.watchdog import Watchdog
 
 Save = Callable[[], Optional[files.Checkpoint]]
@@ -35,6 +36,8 @@ class Attempt:
         self._progress = Progress(os.environ.get(rundir.ENV_JOB_DIR))
         self._termination = leave.Termination()
         self._interval = Interval(every_seconds, every_steps)
+        self._near: Optional[Request] = None  # kept until a safe point at which it can be saved
+        self._limit = TimeLimit.from_environment(self.tell)
         self._watchdog = Watchdog(self._waiting, self.tell, lambda: self._where, lambda: None)
         self._where, self._points, self._watching = "at the start", 0, False
         self._saved_at = 0.0  # time.monotonic() of the last save
@@ -90,8 +93,12 @@ class Attempt:
         if self.directory is None:
             return None
         self._points += 1
-        self._watchdog.seen(time.monotonic())
+        now = time.monotonic()
+        self._watchdog.seen(now)
         request = self._waiting()
+        if self._near is None and request is None and self._limit.near(now):
+            self._near = Request(False, "the time limit is near")
+        request = request or self._near
         return request if request is not None and request.safe_point <= self._points else None
 
     def _waiting(self) -> Optional[Request]:
@@ -108,6 +115,7 @@ class Attempt:
         """Save, acknowledge and, for a stop, leave. A stop that cannot be saved leaves with 1, unacknowledged."""
         began = time.monotonic()
         saved = self.save(save)
+        self._near = None
         self._mail.close(request)
         why = " (%s)" % request.cause if request.cause else ""
         if saved is not None:
