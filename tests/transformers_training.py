@@ -36,6 +36,14 @@ class Fixed(Augmented):
         return {"input_ids": tokens, "labels": tokens, "index": index}
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Without a length."""
+
+    def __iter__(self):
+        data = Augmented()
+        return (data[index] for index in range(len(data)))
+
+
 def collate(samples):
     """Masks labels at random, like collators for language models do."""
     tokens = torch.tensor([one["input_ids"] for one in samples])
@@ -69,6 +77,7 @@ def parse():
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--evaluate", default="steps")
+    parser.add_argument("--iterable", action="store_true")
     return parser.parse_args()
 
 
@@ -82,10 +91,12 @@ def main():
         args.out + ".checkpoints", per_device_train_batch_size=8, num_train_epochs=3, learning_rate=0.01, use_cpu=True,
         lr_scheduler_type="cosine", warmup_steps=3, logging_steps=4, eval_strategy=args.evaluate, eval_steps=5,
         dataloader_num_workers=args.workers, gradient_accumulation_steps=args.accumulate, save_strategy="no",
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=5,
+        max_steps=15 if args.iterable else -1, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=5,
+        label_names=["labels"],
     )  # fmt: skip
+    data = Stream() if args.iterable else Augmented()
     trainer = Trainer(
-        model, options, train_dataset=Augmented(), eval_dataset=Fixed(), data_collator=collate, callbacks=[Noisy()]
+        model, options, train_dataset=data, eval_dataset=Fixed(), data_collator=collate, callbacks=[Noisy()]
     )
     outcome = trainer.train(resume_from_checkpoint=preemptible(trainer))
     history = [

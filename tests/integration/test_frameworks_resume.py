@@ -29,6 +29,7 @@ STORIES = {
     "lightning, two loaders": (LIGHTNING, [4], ("--two-loaders", "--every-steps", "4")),
     "trainer": (TRAINER, [3, 4], ("--workers", "2")),  # the second one stops inside an evaluation
     "trainer, accumulation": (TRAINER, [3, 2], ("--accumulate", "3", "--evaluate", "epoch")),
+    "trainer, no length": (TRAINER, [9], ("--iterable",)),
     "accelerate": (ACCELERATE, [3, 5], ("--workers", "2", "--accumulate", "4")),
     "accelerate, no length": (ACCELERATE, [4], ("--iterable", "--accumulate", "4")),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator, Optional
 
 from gpusched.checkpoint.data.sources import source_for
 from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.state.randomness import mix
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,33 @@ def iterate(source: Any, place: Place) -> Iterator[Any]:
 def source_of(loader: Any, tell: Callable[[str], None]) -> Any:
     """The source for a loader of one process."""
     return source_for(loader, tell)
+
+
+def stream_loader(source: Any, seed: int) -> Any:
+    """A DataLoader that hands out a source's batches as they are, for frameworks that skip batches by themselves.
+
+    Its `set_epoch` chooses the epoch; whoever builds another loader around its `dataset` gets the same batches.
+    """
+    import torch
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        epoch = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(source.iterate(mix(seed, self.epoch), 0))
+
+    class SizedStream(Stream):
+        def __len__(self) -> int:
+            return int(source.length())
+
+    stream = Stream() if source.length() is None else SizedStream()
+    loader: Any = torch.utils.data.DataLoader(stream, batch_size=None, collate_fn=_as_it_is)
+    loader.set_epoch = lambda epoch: setattr(stream, "epoch", epoch)
+    return loader
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def plain_loader(prepared: Any, rank: int = 0, size: int = 1) -> Any:

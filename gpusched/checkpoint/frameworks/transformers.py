@@ -30,7 +30,7 @@ from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.checkpoint.frameworks import sealed
 from gpusched.checkpoint.frameworks.attempt import Attempt
 from gpusched.checkpoint.frameworks.extras import Extras
-from gpusched.checkpoint.frameworks.loaders import plain_loader
+from gpusched.checkpoint.frameworks.loaders import plain_loader, source_of, stream_loader
 from gpusched.checkpoint.mailbox import Request
 from gpusched.checkpoint.state import environment, randomness
 from gpusched.checkpoint.state.parts import make_part
@@ -149,11 +149,11 @@ class GpuschedCallback(TrainerCallback):  # type: ignore[misc]
         plain = plain_loader(prepared)
         if isinstance(plain.dataset, torch.utils.data.IterableDataset):
             self.attempt.tell_once(
-                "the training set is iterable: Trainer produces the batches of the epoch again to skip them, which "
-                "takes its time, and is exact only if making them draws no random numbers"
+                "the training set is iterable: after a stop in mid-epoch its batches are produced again to skip them"
             )
-            return prepared
-        self._loader = exact_loader(plain, seed=self._seed)
+            self._loader = stream_loader(source_of(plain, self.attempt.tell_once), int(self._seed or 0))
+        else:
+            self._loader = exact_loader(plain, seed=self._seed)
         return self._loader
 
     # what Trainer calls
