@@ -191,7 +191,7 @@ def _checkpoint(turn: Turn, job: Job, caller: Caller) -> str:
     if not attempt.watching:
         raise Refused(
             f"job {job.key} does not watch for requests, so it cannot be asked to save and go on",
-            "use gpusched.checkpoint in its script (docs/checkpoint.md)",
+            "use gpusched.checkpoint in its script (docs/checkpointing.md)",
         )
     turn.act(Ask(attempt.key, Asked.SAVE, f"asked by {caller.user}", None, job.spec.signal))
     turn.tell(job, "asked-to-save", f"asked by {caller.user} to save now", caller.user)
