@@ -161,6 +161,37 @@ def test_every_kind_of_generator_goes_on_where_it_was(make):
     assert draw(generator) == draw(fresh)
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        torch.zeros(16, dtype=torch.uint8),  # a CUDA generator's
+        random.Random(1).getstate(),
+        numpy.random.default_rng(1).bit_generator.state,
+    ],
+)
+def test_a_generator_of_another_kind_or_device_stays_as_it_is_and_is_told(state):
+    live, told = torch.Generator().manual_seed(3), []
+    before = live.get_state()
+    Registry({"generators": {"noise": live}}).restore({"generators.noise": state}, told.append)
+    assert torch.equal(live.get_state(), before)
+    assert len(told) == 1 and told[0].startswith("generators.noise was saved from another kind of generator")
+
+
+def test_an_object_that_refuses_its_state_is_named():
+    class Counter:
+        def __init__(self, **state):
+            self.state = state
+
+        def state_dict(self):
+            return self.state
+
+        def load_state_dict(self, state):
+            self.state = {"seen": state["seen"]}
+
+    with pytest.raises(CheckpointError, match=r"extra.counter refuses .* its Counter raised KeyError: 'seen'"):
+        move({"extra": {"counter": Counter(total=1)}}, {"extra": {"counter": Counter(seen=1)}})
+
+
 def test_lists_and_dictionaries_are_filled_in_place():
     history, best = [], {}
     move({"extra": {"h": [1, 2], "b": {"x": 3}}}, {"extra": {"h": history, "b": best}})

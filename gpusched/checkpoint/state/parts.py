@@ -37,7 +37,11 @@ class GeneratorPart(StatefulPart):
         return randomness.generator_state(self.target)
 
     def restore(self, tree: Any) -> List[str]:
-        randomness.set_generator_state(self.target, tree)
+        try:
+            randomness.set_generator_state(self.target, tree)
+        except (RuntimeError, TypeError, ValueError, KeyError):  # a GPU's on a CPU, or of another kind
+            text = "%s was saved from another kind of generator, or on another kind of device: it starts as the script "
+            return [(text + "made it, so what it draws differs from an uninterrupted run") % self.key]
         return []
 
 

@@ -9,6 +9,7 @@ first lines of a resumed epoch have run. Both small ones speak of entries of the
 import copy
 from typing import Any, List
 
+from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.ranks.sharded import fit
 
 
@@ -26,7 +27,16 @@ class StatefulPart:
     def restore(self, tree: Any) -> List[str]:
         live = self.capture()
         if tree or live:  # a disabled GradScaler has {} and refuses to load it
-            self.target.load_state_dict(fit(tree, live))
+            try:
+                self.target.load_state_dict(fit(tree, live))
+            except CheckpointError:
+                raise
+            except Exception as error:
+                raise CheckpointError(
+                    "%s refuses the state that was saved: the load_state_dict() of its %s raised %s: %s."
+                    % (self.key, type(self.target).__name__, type(error).__name__, str(error).rstrip(".")),
+                    "Register the same object as when it was saved, or give this run another checkpoint directory.",
+                ) from error
         return []
 
     def capture_small(self) -> Any:
