@@ -96,8 +96,6 @@ class Answers:
             if outcome is None:
                 return
             request, self._unanswered = self._unanswered, None
-            for note in outcome.notes:
-                self._tell(note)
             if outcome.checkpoint is None:
                 self._tell("CANNOT SAVE a checkpoint: " + vault.why_not(outcome.error))
                 self._keeper.forget_save()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpusched.checkpoint import Run
 from gpusched.checkpoint.disk import contents, files, host_memory
 from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.disk.writer import Writer
@@ -196,3 +198,13 @@ def test_a_writer_waits_in_no_thread_but_others():
     assert order == ["done"]
     outcome = writer.finished()
     assert outcome.stall == 0.25 and outcome.seconds <= time.monotonic()
+
+
+def test_what_a_write_behind_the_training_has_to_say_is_said_once(tmp_path):
+    run = Run(directory=tmp_path / "checkpoints", every_steps=2, every_seconds=None)
+    for _ in run.epochs(1):
+        for number in run.batches(range(4)):
+            if number == 1:
+                shutil.rmtree(tmp_path / "checkpoints")
+            run.step()
+    assert len([line for line in run.report if "had vanished and was made again" in line]) == 1, run.report

@@ -269,7 +269,7 @@ def test_a_replay_says_beforehand_what_it_will_cost_if_that_is_known_and_on_its_
     assert len(list(source.iterate(5, 6))) == 4
     assert told == [
         "Forgetful cannot start in the middle: producing 6 batches again to skip them, about 12 s",
-        "skipped 3 batches so far; about 6 s to go",
+        "skipped 3 batches so far; about 6 s to go (with state_dict() and load_state_dict(), none)",
         "skipped 6 batches in 14.0 s",
     ]
 

@@ -88,7 +88,8 @@ class Replayed:
             spent = time.monotonic() - began
             if patient and spent > _PATIENCE:
                 patient = False
-                self._tell("skipped %d batches so far; about %.0f s to go" % (done, spent / done * (count - done)))
+                text = "skipped %d batches so far; about %.0f s to go (with state_dict() and load_state_dict(), none)"
+                self._tell(text % (done, spent / done * (count - done)))
         self._tell("skipped %d batches in %.1f s" % (count, time.monotonic() - began))
         return True
 
