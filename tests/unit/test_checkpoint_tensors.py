@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -241,3 +242,22 @@ def test_a_plan_knows_the_bytes_that_will_be_written():
     weight = torch.ones(10, 10)
     made = plan.make_plan({"a": weight, "b": weight.t(), "c": torch.ones(3, dtype=torch.int64)})
     assert made.size == 400 + 24 and made.notes["b"]["of"] == "a"
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 64])
+def test_behind_the_training_the_hash_takes_a_core_of_its_own_only_where_there_are_more_than_two(
+    tmp_path, monkeypatch, cores
+):
+    monkeypatch.setattr(stream.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    seen = []
+
+    def write():
+        digest = stream.Hash()
+        seen.append(digest._thread is not None)
+        digest.add(memoryview(b"abc"))
+        seen.append(digest.close())
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert seen == [cores > 2, "sha256:" + hashlib.sha256(b"abc").hexdigest()]

@@ -1,5 +1,5 @@
-"""Bytes to and from one file with their SHA-256 taken on the way, in a thread of its own: the disk and the hash each
-keep one core busy, and both let Python's other threads run.
+"""Bytes to and from one file with their SHA-256 taken on the way, if possible in a thread of its own: the disk and the
+hash each keep one core busy, and both let Python's other threads run.
 
 Every write goes straight to the descriptor. A buffer of Python's would be inherited by a process that is forked in the
 middle (a data-loader worker), which would write it a second time when it ends.
@@ -18,18 +18,28 @@ _WRITEBACK = 32 << 20  # bytes after which the kernel is asked to start writing:
 _SKIP = 1 << 20
 
 
+def _spare_core() -> bool:
+    """Whether a core is idle anyway. Behind the training, on a machine with two, the training has the other one."""
+    if threading.current_thread() is threading.main_thread():
+        return True
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 2
+
+
 class Hash:
-    """SHA-256 of pieces that are handed over in order. Where no thread can be started it hashes in place."""
+    """SHA-256 of pieces that are handed over in order, in a thread if there is a core for it, else in place."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._failed: Optional[BaseException] = None
         self._queue: "queue.Queue[Optional[memoryview]]" = queue.Queue(_AHEAD)
-        self._thread: Optional[threading.Thread] = threading.Thread(target=self._work, daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is ending, or a limit on threads is reached
-            self._thread = None
+        self._thread: Optional[threading.Thread] = None
+        if _spare_core():
+            thread = threading.Thread(target=self._work, daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError:  # the interpreter is ending, or a limit on threads is reached
+                pass
 
     def add(self, piece: memoryview) -> None:
         if self._thread is None:
