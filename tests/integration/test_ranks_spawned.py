@@ -1,0 +1,36 @@
+"""Ranks that the script starts itself (torch.multiprocessing.spawn): stopped, they leave together and resume exactly."""
+
+import json
+
+import pytest
+from training_jobs import HERE, Job, Zygote
+
+from gpusched.checkpoint import list_checkpoints
+
+pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+def test_three_spawned_ranks_preempted_twice_end_bit_for_bit_like_undisturbed(zygote, tmp_path):
+    straight, stopped = (
+        Job(zygote, tmp_path / name, HERE / "spawned_training.py", "--out", tmp_path / f"{name}.json")
+        for name in ("straight", "stopped")
+    )
+    straight.start(GLOO_SOCKET_IFNAME="lo")
+    for stop in (3, 9):
+        stopped.start(stop_at=stop, GLOO_SOCKET_IFNAME="lo")
+        assert stopped.wait() != 0  # the parent hands no exit code on: after a request that makes no difference
+        saved = stopped.saved()
+        assert saved and "stopping as asked" in stopped.output, stopped.output
+        assert list_checkpoints(str(stopped.checkpoints), checksums=True)[-1].path == saved["checkpoint"]
+    stopped.start(GLOO_SOCKET_IFNAME="lo")
+    assert stopped.wait() == 0, stopped.output
+    assert straight.wait() == 0, straight.output
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("straight", "stopped"))
+    assert first == second and [steps for _, steps in first["drawn"]] == [24, 24, 24]
