@@ -78,13 +78,15 @@ class Answers:
         self.collect(wait=True)  # one write at a time, so that a slow disk cannot pile up copies of the state
         if request is not None:
             self._mail.close(request)
-        if self._keeper.save_behind(boundary):
+        with self._lock:
+            self._unanswered = request  # before the write begins: the watchdog may collect it the moment it is done
+        if not self._keeper.save_behind(boundary):
             with self._lock:
-                self._unanswered = request
+                self._unanswered = None
 
-    def save(self) -> bool:
+    def save(self, boundary: Optional[Dict[str, Any]]) -> bool:
         """Save now because the script asks for it."""
-        return self._save_now(None, None)
+        return self._save_now(None, boundary)
 
     def collect(self, wait: bool = False) -> None:
         """Tell about a write behind the training that is done; with `wait`, wait for it. Safe in any thread."""

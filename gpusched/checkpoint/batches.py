@@ -14,9 +14,9 @@ class Watcher(Protocol):
 
     def loop_begins(self, call: Call) -> None: ...
 
-    def batch_begins(self, item: Any) -> None: ...
+    def batch_begins(self, call: Call, item: Any) -> None: ...
 
-    def loop_ends(self) -> None: ...
+    def loop_ends(self, call: Call) -> None: ...
 
 
 class Batches:
@@ -44,8 +44,8 @@ class Batches:
             for item in items:
                 call.count += 1
                 call.open_batch = True
-                self._run.batch_begins(item)
+                self._run.batch_begins(call, item)
                 yield item
         finally:  # the end, or a break of the script
             call.done, call.open_batch = True, False
-            self._run.loop_ends()
+            self._run.loop_ends(call)

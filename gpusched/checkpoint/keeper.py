@@ -66,7 +66,7 @@ class Keeper:
             shared["ddp"] = buckets
         own = {"values": small["values"], "rng": small["rng"], "rng_epoch": self._epoch_rng, "parts": own_parts}
         own["sources"] = small["sources"]
-        if self.position.accumulating and boundary is None:
+        if small["position"]["accumulating"]:
             grads = gradients.capture(self.registry.modules, self.registry.optimizers)
             sharded = any(hasattr(grad, "placements") for grad in grads.values())
             (shared if sharded else own)["grads"] = grads
@@ -115,16 +115,20 @@ class Keeper:
     def save_behind(self, boundary: Optional[Tree] = None) -> bool:
         """Take a snapshot now and write it while training goes on. False, with a sentence, if it cannot be taken."""
         assert self.vault is not None
-        began = time.monotonic()
+        began, before = time.monotonic(), (self._saved_from, self._stored)
         try:
             tree = self._checked_tree(boundary)
+            # before the write begins: the watchdog may find, and forget, one that has failed before this returns
+            self._saved_from, self._stored = boundary, copy.deepcopy(tree["shared"]["position"])
             stall = self.vault.save_behind(tree, self._about(tree, False))
-        except Exception as error:
+        except BaseException as error:
+            self._saved_from, self._stored = before
+            if not isinstance(error, Exception):
+                raise
             self.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
             self.interval.saved(began)
             return False
         self.interval.saved(began, stall)
-        self._saved_from, self._stored = boundary, copy.deepcopy(tree["shared"]["position"])
         return True
 
     def _nothing_new(self, boundary: Optional[Tree]) -> bool:
@@ -179,6 +183,8 @@ class Keeper:
         self._epoch_rng = own["rng_epoch"]
         notes += randomness.restore(own["rng_epoch"] if middle else own["rng"])
         self._pending = tree if middle else None
+        if not middle:  # gradients of a window that the epoch's end cut short
+            self._restore_gradients(tree)
         if self._foreign:
             randomness.seed_everything(randomness.mix(self.seed, "new rank", self.ranks.rank, self.position.steps))
         for note in notes:
@@ -234,13 +240,17 @@ class Keeper:
             self._pending = None
             self.registry.restore_small(dict(shared["parts"], **own["parts"]))
             _pour(own["values"], self.values)
-            self.position.accumulating = shared["position"].get("accumulating", False)
-            if self.position.accumulating:
-                grads = shared.get("grads", own.get("grads", {}))
-                for name in gradients.restore(self.registry.modules, self.registry.optimizers, grads):
-                    self.tell("the gradient of %s was saved, and no such parameter is here: it is lost" % name)
+            self._restore_gradients(tree)
             if not self._foreign:
                 randomness.restore(own["rng"])
+
+    def _restore_gradients(self, tree: Tree) -> None:
+        shared, own = tree["shared"], tree["own"]
+        self.position.accumulating = shared["position"].get("accumulating", False)
+        if self.position.accumulating:
+            grads = shared.get("grads", own.get("grads", {}))
+            for name in gradients.restore(self.registry.modules, self.registry.optimizers, grads):
+                self.tell("the gradient of %s was saved, and no such parameter is here: it is lost" % name)
 
 
 def _for_a_new_rank(tree: Tree) -> Tree:

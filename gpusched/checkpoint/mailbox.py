@@ -98,7 +98,9 @@ class Mailbox:
     def close(self, request: Request) -> None:
         """The request needs no further attention, whether it could be fulfilled or not."""
         self._answered = max(self._answered, request.seq)
-        self._waiting = None
+        waiting = self._waiting
+        if waiting is not None and waiting.seq <= self._answered:  # a newer one may have come while this one was served
+            self._waiting = None
 
     def acknowledge(self, checkpoint: str, step: int) -> None:
         """Say that this checkpoint exists and is durable. A failure to say so does not undo it."""

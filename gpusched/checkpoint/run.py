@@ -25,12 +25,13 @@ behind the training: it stands still only while its state is copied.
 import os
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from gpusched import rundir
 from gpusched.checkpoint import leave
 from gpusched.checkpoint.answers import Answers
 from gpusched.checkpoint.batches import Batches
+from gpusched.checkpoint.data.known import KnownLoaders
 from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.data.sources import source_for
 from gpusched.checkpoint.disk.vault import Vault
@@ -111,7 +112,7 @@ class Run(Facts):
         self._trace = _trace()
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0
-        self._sources: Dict[int, Any] = {}
+        self._loaders = KnownLoaders()
         self._shared_out: Any = None  # the logical ranks of this process
         self._unregistered: Any = None
         self._loaded: Any = None
@@ -127,13 +128,14 @@ class Run(Facts):
         if self._running:
             raise CheckpointError("run.epochs() was called inside run.epochs().", "Use one loop over epochs at a time.")
         keeper, position = self._keeper, self._keeper.position
-        self._begin(count, sys._getframe(1))
         try:
+            self._begin(count, sys._getframe(1))
             while position.phase == self._phase and position.epoch < count:
                 if not keeper.resuming:
                     keeper.begin_epoch()
                 self._calls_made, self._lengths = 0, {}
                 yield position.epoch
+                self._loaders.forget_unused()
                 keeper.end_epoch()
                 self._safe_point("epoch")
                 self._tell_unregistered()
@@ -154,23 +156,17 @@ class Run(Facts):
         position, index = self._keeper.position, self._calls_made
         self._calls_made += 1
         if index == len(position.calls):
-            position.calls.append(Call())
-        source = self._source(loader)
+            position.calls.append(Call(turn=position.turns))
+        source = self._loaders.source(loader, self._make_source)
         self._lengths[index] = source.length()
-        seed = mix(self.seed, position.phase, position.epoch, index)
+        call = position.calls[index]
+        seed = mix(self.seed, position.phase, position.epoch, index, *([call.turn] if call.turn else []))
         state = self._keeper.source_state(index, source, self._environment)
-        return Batches(self, source, position.calls[index], seed, state)
+        return Batches(self, source, call, seed, state)
 
-    def _source(self, loader: Any) -> Any:
-        """One source per loader, so that persistent workers persist; the pair keeps the loader's id its own."""
-        if id(loader) not in self._sources:
-            source = source_for(loader, self._tell_once, Shape(self.ranks.rank, self.ranks.size, self._logical))
-            if self._logical is not None:
-                source = self._logical_ranks(self._logical).over(source)
-            if isinstance(loader, (range, list, tuple)):
-                return source
-            self._sources[id(loader)] = (loader, source)
-        return self._sources[id(loader)][1]
+    def _make_source(self, loader: Any) -> Any:
+        source = source_for(loader, self._tell_once, Shape(self.ranks.rank, self.ranks.size, self._logical))
+        return source if self._logical is None else self._logical_ranks(self._logical).over(source)
 
     def _logical_ranks(self, count: int) -> Any:
         """Made when the first loader comes: by then the models are what and where they are trained."""
@@ -183,17 +179,28 @@ class Run(Facts):
 
     def loop_begins(self, call: Call) -> None:
         """For Batches: the script's loop starts. Here a resume ends, with the generators' state last."""
+        position = self._keeper.position
+        call.outer = position.active()
+        call.outer_count = call.outer.count if call.outer is not None else 0
         call.entered = True
-        self._keeper.finish_restore(self._keeper.position.calls.index(call))
+        self._keeper.finish_restore(position.calls.index(call))
 
-    def batch_begins(self, item: Any) -> None:
+    def batch_begins(self, call: Call, item: Any) -> None:
         """For Batches: this is handed to the script next."""
+        if not call.worked:
+            call.evaluating = not self._keeper.registry.training() and (call.count > 1 or _no_gradients())
         if self._trace is not None:
             self._trace.batch(item)
 
-    def loop_ends(self) -> None:
+    def loop_ends(self, call: Call) -> None:
         """For Batches: the loop is over; from here on an interrupted evaluation starts again."""
-        if leave.leaving() is None:
+        calls = self._keeper.position.calls
+        if call.inside and calls[-1] is call and self._calls_made == len(calls):
+            calls.pop()  # an evaluation between two batches: a resume does not come by it again
+            self._keeper.position.turns += 1
+            self._calls_made -= 1
+            self._keeper.sources.pop(len(calls), None)
+        elif leave.leaving() is None:
             self._keeper.mark_boundary()
 
     # safe points
@@ -212,7 +219,7 @@ class Run(Facts):
             self._tell_once("run.step() outside run.batches(): after a stop this epoch starts again from its beginning")
         else:
             call.steps += 1
-            call.open_batch = False
+            self._batch_is_done()
         self.log(**metrics)
         self._safe_point("step")
 
@@ -224,11 +231,14 @@ class Run(Facts):
         self._require_epoch("micro_step")
         position = self._keeper.position
         position.accumulating = True
-        call = position.active()
-        if call is not None:
-            call.open_batch = False
+        self._batch_is_done()
         self.log(**metrics)
         self._safe_point("micro_step")
+
+    def _batch_is_done(self) -> None:
+        """Of all loops that are running: in a zip() of two, a step takes a batch of each."""
+        for one in self._keeper.position.running():
+            one.worked, one.open_batch = True, False
 
     def log(self, **metrics: Any) -> None:
         """Add metrics to the progress that `gpusched queue` and `show` display."""
@@ -245,18 +255,29 @@ class Run(Facts):
         """
         if self._phase < 0:
             return
-        call = self._keeper.position.active() if self._running else None
-        can_save = True
-        if call is not None and call.open_batch:
-            can_save = not (call.steps or self._keeper.registry.training())
-            if can_save:
-                call.open_batch = False  # a validation loop over run.batches(): as good as a step
-        self._safe_point("check", can_save, self._keeper.boundary if call is None else None)
+        can_save, boundary = self._place()
+        self._safe_point("check", can_save, boundary)
+
+    def _place(self) -> "Tuple[bool, Any]":
+        """(whether it can be saved here, the boundary that an evaluation outside of all loops goes back to)."""
+        position = self._keeper.position
+        if not self._running or position.active() is None:
+            return True, self._keeper.boundary
+        return position.close_batches(self._keeper.registry.training()), None
 
     def save(self) -> bool:
-        """Save now, at this step boundary, durable on return. False, with a sentence, if it cannot be written."""
+        """Save now, durable on return; after the epoch's batches, what was there when they ended.
+
+        False, with a sentence, if it cannot be written, or inside a batch whose run.step() is still to come.
+        """
         self._require_epoch("save")
-        return self._keeper.vault is not None and self._answers.save()
+        if self._keeper.vault is None:
+            return False
+        can_save, boundary = self._place()
+        if not can_save:
+            self._points.postpone()
+            self._tell_once("run.save() inside an unfinished step: it is saved at the next run.step()")
+        return can_save and self._answers.save(boundary)
 
     def _safe_point(self, kind: str, can_save: bool = True, boundary: Any = None) -> None:
         if leave.leaving() is not None:  # the script has caught our SystemExit and gone on
@@ -309,6 +330,7 @@ class Run(Facts):
             self._keeper.position.phase = tree["shared"]["position"]["phase"]
             return
         self._keeper.restore(self._loaded, self._environment, self._logical is not None)
+        self._loaded = None  # as large as the state: no later phase needs it
         where = "epoch %d, batch %d" % (found.epoch, found.batch)
         done = "; training is complete" if found.epoch >= self._count else ""
         self._tell("resumed from %s (%s)%s" % (found.name, where, done))
@@ -362,6 +384,11 @@ class Run(Facts):
         if sentence not in self._told:
             self._told.add(sentence)
             self._tell(sentence)
+
+
+def _no_gradients() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and not torch.is_grad_enabled()
 
 
 def _trace() -> Any:

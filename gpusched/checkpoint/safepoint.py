@@ -86,6 +86,10 @@ class SafePoints:
             request = None  # this save was agreed on before; the other ranks do not know of the stop yet
         return Decision(wish == STOP, request)
 
+    def postpone(self) -> None:
+        """The script wants to save where that is not possible: at the next safe point then."""
+        self._carried = max(self._carried, SAVE)
+
     def _due(self, now: float) -> bool:
         """By time, when the first rank's clock says so."""
         return self._ranks.rank == 0 and self._interval.due_by_time(now)

@@ -40,8 +40,9 @@ class Watchdog:
     def start(self) -> None:
         self._last = time.monotonic()
         if self._thread is None:
-            self._end.clear()
-            self._thread = threading.Thread(target=self._watch, name="gpusched-watchdog", daemon=True)
+            self._end = threading.Event()  # a new one: the thread of an earlier phase may still be looking
+            watch = (self._end,)
+            self._thread = threading.Thread(target=self._watch, args=watch, name="gpusched-watchdog", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -52,9 +53,9 @@ class Watchdog:
         """A safe point was reached."""
         self._last = now
 
-    def _watch(self) -> None:
+    def _watch(self, end: threading.Event) -> None:
         mine = os.getpid()
-        while not self._end.wait(1.0) and os.getpid() == mine:
+        while not end.wait(1.0) and os.getpid() == mine:
             self.look(time.monotonic())
             self._collect()
 

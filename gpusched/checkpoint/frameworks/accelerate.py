@@ -70,13 +70,10 @@ class AcceleratedRun(Run):
         else:
             self.micro_step(**metrics)
 
-    def _source(self, loader: Any) -> Any:
+    def _make_source(self, loader: Any) -> Any:
         if "base_dataloader" not in getattr(loader, "__dict__", {}):
-            return super()._source(loader)
-        if id(loader) not in self._sources:
-            source = super()._source(plain_loader(loader, self.ranks.rank, self.ranks.size))
-            self._sources[id(loader)] = (loader, _PreparedSource(loader, source))
-        return self._sources[id(loader)][1]
+            return super()._make_source(loader)
+        return _PreparedSource(loader, super()._make_source(plain_loader(loader, self.ranks.rank, self.ranks.size)))
 
 
 class _PreparedSource:

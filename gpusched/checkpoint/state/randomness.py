@@ -150,7 +150,7 @@ def generators_in(value: Any, depth: int = 4) -> List[Any]:
                 below += one[:64]  # transforms, not data
             elif isinstance(one, dict):
                 below += list(one.values())[:64]
-            elif not isinstance(one, type) and not hasattr(one, "__array__"):
+            elif not isinstance(one, type) and not hasattr(type(one), "__array__"):
                 below += list(getattr(one, "__dict__", {}).values())
         level = below
     return list(found.values())

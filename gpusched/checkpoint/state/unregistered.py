@@ -6,6 +6,7 @@ object is, not by its name. Must not import torch, and must not run code of the 
 """
 
 import sys
+from types import ModuleType
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from gpusched.checkpoint.state import metrics, randomness
@@ -106,8 +107,8 @@ def _attributes(owner: str, value: Any) -> Iterator[Tuple[str, Any]]:
     """One level deep, and not into modules, classes, loaders (their randomness has its own rules) or big things."""
     if isinstance(value, type) or type(value).__module__ in ("builtins", "torch", "numpy") or _is_loader(value):
         return
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict) and len(attributes) <= 200 and not hasattr(value, "__spec__"):
+    attributes = None if isinstance(value, ModuleType) else getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and len(attributes) <= 200:
         for name, item in list(attributes.items()):
             yield "%s.%s" % (owner, name), item
 
@@ -134,7 +135,7 @@ def _kind(value: Any) -> str:
         return "gradient scaler"
     if _named(value, "AveragedModel"):
         return "averaged model"
-    if metrics.is_metric(value):
+    if hasattr(type(value), "named_modules") and metrics.is_metric(value):  # not asked of what may answer by itself
         return "metric"
     return ""
 

@@ -1,0 +1,357 @@
+"""Where exactly a run may be saved: evaluations between batches, two loaders at once, windows that an epoch cuts short.
+
+Each story is told twice, undisturbed and stopped at one place, and must end with the same weights and values.
+"""
+
+import gc
+import os
+import weakref
+
+import pytest
+import torch
+
+from gpusched import rundir
+from gpusched.checkpoint import Run, digest, leave, list_checkpoints
+from gpusched.checkpoint.disk.vault import Vault
+from gpusched.checkpoint.mailbox import Mailbox
+
+POINTS = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Left(BaseException):
+    """The process would have ended here."""
+
+
+@pytest.fixture
+def attempt(tmp_path, monkeypatch):
+    """attempt(story, name, stop) runs a story, which calls at(place) where it may be stopped."""
+
+    def leaving(code):
+        raise Left(code)
+
+    monkeypatch.setattr(leave, "leave", leaving)
+    numbers = iter(range(100))
+
+    def start(story, name, stop=None):
+        directory = tmp_path / f"attempt-{next(numbers)}"
+        directory.mkdir()
+        monkeypatch.setenv(rundir.ENV_JOB_DIR, str(directory))
+        monkeypatch.setenv(rundir.ENV_CHECKPOINT_DIR, str(tmp_path / name))
+
+        def at(place):
+            if place == stop:
+                value = {"ask": "stop", "seq": 1, "seconds_left": 60}
+                rundir.write_json(str(directory / rundir.REQUEST), value, durable=False)
+
+        return story(at)
+
+    return start
+
+
+def same(attempt, story, stop):
+    expected = attempt(story, "straight")
+    with pytest.raises(Left):
+        attempt(story, "stopped", stop)
+    assert attempt(story, "stopped") == expected
+
+
+def make():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.3), torch.nn.Linear(4, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def loader(size=4, count=24, shuffle=True):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(POINTS[:count]), size, shuffle=shuffle)
+
+
+def learn(model, optimizer, batch):
+    model.train()
+    optimizer.zero_grad()
+    model(batch).square().mean().backward()
+    optimizer.step()
+
+
+def evaluating_between_batches(at):
+    (model, optimizer), training, held_out = make(), loader(), loader(8)
+    run = Run(model, optimizer, every_seconds=None)
+    scores = run.values.setdefault("scores", [])
+    for epoch in run.epochs(2):
+        for (batch,) in run.batches(training):
+            if run.batch % 2 == 0:
+                model.eval()
+                with torch.no_grad():
+                    for number, (points,) in enumerate(run.batches(held_out)):
+                        scores.append(model(points).sum().item())
+                        at(("evaluation", epoch, run.batch, number))
+                        run.check()
+            learn(model, optimizer, batch)
+            at(("step", epoch, run.batch))
+            run.step()
+    return digest(model), list(scores)
+
+
+@pytest.mark.parametrize("stop", [("step", 0, 0), ("step", 0, 4), ("step", 1, 3)])
+def test_evaluations_over_batches_inside_the_training_loop_leave_it_exact(attempt, stop):
+    same(attempt, evaluating_between_batches, stop)
+
+
+@pytest.mark.parametrize("stop", [("evaluation", 0, 0, 0), ("evaluation", 0, 2, 1), ("evaluation", 1, 0, 2)])
+def test_a_stop_in_an_evaluation_inside_an_unfinished_step_waits_for_the_step(attempt, stop):
+    same(attempt, evaluating_between_batches, stop)
+
+
+def test_many_evaluations_in_one_epoch_leave_nothing_behind(attempt):
+    found = []
+
+    def story(at):
+        run, held_out = Run(every_seconds=None), loader(8)
+        for _ in run.epochs(1):
+            for _ in run.batches(range(50)):
+                for _ in run.batches(held_out):
+                    pass
+                run.step()
+            found.append((len(run._keeper.position.calls), len(run._keeper.sources)))
+
+    attempt(story, "straight")
+    assert found == [(1, 1)]
+
+
+def two_at_once(at):
+    model, optimizer = make()
+    one, other = loader(), loader(2)
+    run = Run(model, optimizer, every_seconds=None)
+    for epoch in run.epochs(2):
+        for (a,), (b,) in zip(run.batches(one), run.batches(other), strict=False):
+            model.train()
+            model(torch.cat([a, b])).square().mean().backward()
+            at((epoch, run.batch))
+            if run.batch % 2 == 0:
+                run.micro_step()
+                continue
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step()
+    return digest(model)
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (0, 1), (1, 0), (1, 4)])
+def test_two_loaders_in_one_loop_go_on_together(attempt, stop):
+    same(attempt, two_at_once, stop)
+
+
+def evaluating_two_at_once(at):
+    run, scores = Run(torch.nn.Linear(1, 1).eval(), every_seconds=None), []
+    scores = run.values.setdefault("scores", [])
+    for _ in run.epochs(1):
+        with torch.no_grad():
+            for a, b in zip(run.batches(range(5)), run.batches(list("abcdef")), strict=False):
+                scores.append(f"{a}{b}")
+                at(a)
+                run.check()
+    return list(scores)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_an_evaluation_of_two_loaders_goes_on_with_both(attempt, stop):
+    same(attempt, evaluating_two_at_once, stop)
+
+
+def evaluating_first(at):
+    (model, optimizer), training = make(), loader()
+    run = Run(model, optimizer, every_seconds=None)
+    for epoch in run.epochs(2):
+        for (batch,) in run.batches(training):
+            if run.batch % 3 == 0:
+                model.eval()
+                at((epoch, run.batch))
+                run.check()
+            learn(model, optimizer, batch)
+            run.step()
+        model.eval()
+    return digest(model), run.steps
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (0, 3), (1, 0)])
+def test_a_check_before_the_first_step_of_an_epoch_skips_no_batch(attempt, stop):
+    same(attempt, evaluating_first, stop)
+
+
+def windows_cut_short(at):
+    (model, optimizer), training = make(), loader()
+    run = Run(model, optimizer, every_seconds=None)
+    for epoch in run.epochs(3):
+        for (batch,) in run.batches(training):
+            model.train()
+            model(batch).square().mean().backward()
+            if run.batch % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+                run.step()
+            else:
+                run.micro_step()
+        for number in range(2):
+            at((epoch, number))
+            run.check()
+        at((epoch, "end"))
+    return digest(model)
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (0, 1), (0, "end"), (1, "end")])
+def test_gradients_of_a_window_that_the_epoch_cuts_short_are_not_lost(attempt, stop):
+    same(attempt, windows_cut_short, stop)
+
+
+def test_a_save_after_the_batches_repeats_the_evaluation_from_their_end(attempt):
+    died = []
+
+    def story(die):
+        (model, optimizer), training = make(), loader()
+        run = Run(model, optimizer, every_seconds=None)
+        curve = run.values.setdefault("curve", [])
+        for epoch in run.epochs(3):
+            for (batch,) in run.batches(training):
+                if die and not died and (epoch, run.batch) == (1, 1):
+                    died.append(True)
+                    raise Left
+                learn(model, optimizer, batch)
+                run.step()
+            curve.append(model.eval()(POINTS).sum().item())
+            assert run.save()
+        return digest(model), list(curve)
+
+    expected = attempt(lambda at: story(False), "straight")
+    with pytest.raises(Left):
+        attempt(lambda at: story(True), "killed")
+    assert attempt(lambda at: story(True), "killed") == expected
+
+
+def test_a_save_inside_an_unfinished_step_happens_at_the_step(attempt):
+    def story(at):
+        run, answers = Run(every_seconds=None), []
+        for _ in run.epochs(1):
+            for number in run.batches(range(4)):
+                if number == 1:
+                    answers.append(run.save())
+                run.step()
+            run._answers.collect(wait=True)
+            answers += [found.name for found in list_checkpoints(run.directory)]
+        assert "run.save() inside an unfinished step" in " ".join(run.report)
+        return answers
+
+    assert attempt(story, "straight") == [False, "step-2"]
+
+
+def test_loaders_that_the_script_has_dropped_are_dropped(tmp_path):
+    alive, kept = [], loader()
+    run = Run(directory=tmp_path)
+    for _ in run.epochs(4):
+        fresh = loader()
+        alive.append(weakref.ref(fresh))
+        for _ in run.batches(fresh):
+            run.step()
+        for _ in run.batches(kept):
+            pass
+        del fresh
+    gc.collect()
+    assert sum(one() is not None for one in alive) <= 1
+
+
+def test_the_checkpoint_that_was_loaded_does_not_stay_in_memory(tmp_path):
+    for steps in (2, 4):
+        run = Run(torch.nn.Linear(2, 2), directory=tmp_path)
+        for _ in run.epochs(steps):
+            for _ in run.batches(range(1)):
+                run.step()
+    assert "resumed" in run.report[0] and run._loaded is None
+
+
+def test_a_run_that_could_not_begin_holds_no_lock(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    for _ in Run(model, directory=tmp_path).epochs(1):
+        pass
+    other = Run(torch.nn.Linear(3, 3), directory=tmp_path)
+    with pytest.raises(Exception, match="checkpoint"):
+        list(other.epochs(1))
+    assert list(Run(model, directory=tmp_path).epochs(2)) == [1]
+
+
+def test_a_stop_that_comes_while_a_save_is_served_is_not_lost(tmp_path):
+    def ask(what, seq):
+        rundir.write_json(str(tmp_path / rundir.REQUEST), {"ask": what, "seq": seq}, durable=False)
+
+    mail = Mailbox(str(tmp_path), 1)
+    ask("save", 1)
+    first = mail.poll()
+    ask("stop", 2)
+    assert mail.poll().stop  # the watchdog looks while the checkpoint is being written
+    mail.close(first)
+    assert mail.poll() is not None and mail.poll().seq == 2
+
+
+def test_a_write_that_is_collected_at_once_is_acknowledged(attempt, monkeypatch):
+    """The watchdog's thread may come by the moment the write is done, before the training thread goes on."""
+
+    def story(at):
+        run = Run(every_seconds=None)
+        vault, directory = run._keeper.vault, os.environ[rundir.ENV_JOB_DIR]
+
+        def save_behind(tree, about):
+            stall = Vault.save_behind(vault, tree, about)
+            vault._writer.wait()
+            run._answers.collect()
+            return stall
+
+        monkeypatch.setattr(vault, "save_behind", save_behind)
+        rundir.write_json(os.path.join(directory, rundir.REQUEST), {"ask": "save", "seq": 1}, durable=False)
+        for _ in run.epochs(1):
+            for _ in run.batches(range(1)):
+                run.step()
+        return rundir.read_json(os.path.join(directory, rundir.SAVED))
+
+    assert attempt(story, "straight")["step"] == 1
+
+
+def test_a_write_whose_failure_is_collected_at_once_counts_as_not_saved(attempt, monkeypatch):
+    def story(at):
+        run = Run(every_steps=2)
+        vault = run._keeper.vault
+
+        def save_behind(tree, about):
+            def fail(*arguments):
+                raise OSError(5, "Input/output error")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(vault, "_publish", fail)
+                stall = Vault.save_behind(vault, tree, about)
+                vault._writer.wait()
+            run._answers.collect()
+            return stall
+
+        monkeypatch.setattr(vault, "save_behind", save_behind)
+        for _ in run.epochs(1):
+            for _ in run.batches(range(2)):
+                run.step()
+                assert run.steps < 2 or run._keeper._stored is None
+        return [found.name for found in list_checkpoints(run.directory)]
+
+    assert attempt(story, "straight") == ["step-2"]
+
+
+class Settings(dict):
+    __getattr__ = dict.__getitem__  # raises KeyError for what is not there
+
+
+class Answering:
+    def __getattr__(self, name):
+        raise RuntimeError(f"somebody asked for {name}")
+
+
+def test_objects_that_answer_for_any_attribute_are_not_asked(tmp_path):
+    settings, answering = Settings(lr=0.1), Answering()
+    data = torch.utils.data.TensorDataset(POINTS)
+    data.settings, data.answering = settings, answering
+    for _ in (run := Run(directory=tmp_path)).epochs(1):
+        for _ in run.batches(torch.utils.data.DataLoader(data, 8)):
+            run.step()
+    assert run.report == []
