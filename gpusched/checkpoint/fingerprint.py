@@ -1,6 +1,5 @@
 """One number for a whole state: equal digests mean equal names, dtypes, shapes and bytes."""
 
-import ctypes
 import hashlib
 import json
 from typing import Any, Dict
@@ -35,5 +34,7 @@ def digest(target: Any) -> str:
         result.update(("\n%s %s %s\n" % (name, tensor.dtype, tuple(tensor.shape))).encode())
         size = tensor.numel() * tensor.element_size()
         if size:
+            import ctypes
+
             result.update((ctypes.c_char * size).from_address(tensor.data_ptr()))
     return result.hexdigest()

@@ -18,7 +18,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import time
 import weakref
 from typing import Any, Callable, Dict, Optional
@@ -130,7 +129,7 @@ class Lock:
 
     def _sign(self) -> None:
         """Write down who we are, for whoever finds the lock taken."""
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        who = {"pid": os.getpid(), "host": os.uname()[1], "since": time.time()}
         for key, name in (("job", rundir.ENV_JOB_ID), ("attempt", rundir.ENV_ATTEMPT)):
             if os.environ.get(name):
                 who[key] = os.environ[name]

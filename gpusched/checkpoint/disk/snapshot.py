@@ -8,8 +8,6 @@ Memory that a CUDA device copies into is pinned.
 Must not import torch at its top, nor be used by two writers at a time.
 """
 
-import ctypes
-import mmap
 import os
 import threading
 from typing import Any, Dict, List, Tuple
@@ -83,6 +81,8 @@ class Arena:
             self._bytes.zero_()
 
     def _allocate(self, size: int) -> None:
+        import mmap
+
         import torch
 
         try:
@@ -180,5 +180,7 @@ def _move(moves: List[Tuple[int, int, int]]) -> None:
 
 
 def _move_share(moves: List[Tuple[int, int, int]]) -> None:
+    import ctypes
+
     for target, source, size in moves:
         ctypes.memmove(target, source, size)

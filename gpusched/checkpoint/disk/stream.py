@@ -6,7 +6,6 @@ middle (a data-loader worker), which would write it a second time when it ends.
 Must not know what the bytes mean.
 """
 
-import ctypes
 import hashlib
 import os
 import queue
@@ -107,6 +106,8 @@ def _start_writeback(fd: int, offset: int, count: int) -> None:
     global _sync_file_range
     if _sync_file_range is None:
         try:
+            import ctypes
+
             function = ctypes.CDLL(None, use_errno=True).sync_file_range
             function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
             _sync_file_range = function

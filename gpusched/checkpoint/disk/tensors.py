@@ -11,7 +11,6 @@ that are stored as another.
 Must not import torch at its top, nor know what the tensors mean.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -93,6 +92,8 @@ def bytes_of(tensor: Any) -> memoryview:
     size = tensor.numel() * tensor.element_size()
     if size == 0:
         return memoryview(bytearray())
+    import ctypes
+
     array = (ctypes.c_ubyte * size).from_address(tensor.data_ptr())
     array.tensor = tensor
     return memoryview(array).cast("B")

@@ -18,7 +18,6 @@ import atexit
 import os
 import sys
 import time
-from datetime import timedelta
 from typing import Any, Dict, List
 
 from gpusched import rundir
@@ -171,6 +170,8 @@ class Group(Ranks):
         atexit.unregister(self.close)
         pending, self._pending = self._pending, None
         if pending is not None and os.getpid() == self._pid:
+            from datetime import timedelta
+
             try:
                 pending[0].wait(timedelta(seconds=2))
             except RuntimeError:

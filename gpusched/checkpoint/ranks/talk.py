@@ -7,7 +7,6 @@ its connections, which is noticed at once. Must not import torch before the scri
 import json
 import os
 import time
-from datetime import timedelta
 from typing import Any, Dict, List, NoReturn, Optional
 
 from gpusched.checkpoint import leave
@@ -77,6 +76,8 @@ class Talk(Alone):
 
     def wait(self, work: Any, where: str) -> None:
         """Until a collective is complete. `where` tells a person what this rank is doing."""
+        from datetime import timedelta
+
         began = told = time.monotonic()
         while True:
             try:
@@ -125,6 +126,8 @@ def own_groups(distributed: Any, count: int) -> List[Any]:
 
     Raises CheckpointError if the ranks cannot be connected.
     """
+    from datetime import timedelta
+
     world = distributed.group.WORLD
     if id(world) not in _groups:
         try:

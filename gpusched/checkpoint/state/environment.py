@@ -5,7 +5,6 @@ bit. Must not import torch or numpy where the script has not.
 """
 
 import os
-import platform
 import sys
 from typing import Any, Dict, List
 
@@ -22,7 +21,7 @@ _MATTERS = {
 
 def describe(modules: Dict[str, Any]) -> Dict[str, Any]:
     """Versions and settings that decide how numbers round, as plain values for the manifest."""
-    about: Dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "host": os.uname()[1]}
+    about: Dict[str, Any] = {"python": "%d.%d.%d" % sys.version_info[:3], "machine": os.uname()[4], "host": os.uname()[1]}
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
         about["numpy"] = str(numpy.__version__)
