@@ -32,7 +32,7 @@ class Training:
         return json.loads((self.folder / "result").read_text())
 
 
-@pytest.mark.parametrize("size, others", [(2, ()), (3, ()), (4, (3, 2, 1))])
+@pytest.mark.parametrize("size, others", [(1, ()), (2, ()), (3, ()), (4, (3, 2, 1))])
 def test_preempted_twice_it_ends_with_the_same_bits(size, others, zygote, tmp_path):
     straight = Training(zygote, tmp_path / "straight").finish(size)
     stopped = Training(zygote, tmp_path / "stopped")

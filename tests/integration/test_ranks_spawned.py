@@ -1,4 +1,4 @@
-"""Ranks that the script starts itself (torch.multiprocessing.spawn): stopped, they leave together and resume exactly."""
+"""Ranks that the script starts itself (torch.multiprocessing.spawn) leave together when stopped and resume exactly."""
 
 import json
 

@@ -63,7 +63,7 @@ def test_saved_is_said_when_the_checkpoint_is_durable_and_not_before(ask, journa
     published = journal.index(("rename", str(place)))
     before = {os.path.basename(path) for what, path in journal[:published] if what == "flush"}
     assert {path.name for path in place.iterdir()} <= {name.split(".tmp-")[0] for name in before}
-    assert any(name.startswith(".tmp-") for name in before), "the directory of the draft must be flushed before it gets its name"
+    assert any(name.startswith(".tmp-") for name in before), "the draft's own directory must be flushed, too"
     name_flushed = journal.index(("flush", str(place.parent)), published)
     said = journal.index(("rename", str(tmp_path / "job" / rundir.SAVED)))
     assert published < name_flushed < said

@@ -1,9 +1,12 @@
 """When to save although nobody asked, in virtual time."""
 
 import math
+import time
 
 import pytest
 
+from gpusched.checkpoint import Run
+from gpusched.checkpoint import interval as rule
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.interval import LONGEST, SHORTEST, Interval
 
@@ -59,3 +62,27 @@ def test_the_automatic_interval_stays_within_bounds():
 def test_an_impossible_interval_is_refused_with_what_is_possible(arguments):
     with pytest.raises(CheckpointError, match="Give a number"):
         Interval(*arguments)
+
+
+def test_a_run_learns_what_a_save_costs_and_how_its_attempts_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(rule, "_GUESS", 0.0)  # the first save comes at once
+    monkeypatch.setattr(rule, "SHORTEST", 0.0)
+
+    def attempt(ending):
+        run, seen = Run(directory=tmp_path, every_seconds="auto", extra={"list": [0.5] * 1000}), []
+        for _ in run.epochs(1):
+            for number in run.batches(range(20)):
+                run.step()
+                run._answers.collect(wait=True)
+                seen.append(run._interval.history(time.monotonic()))
+                if number == ending:
+                    return seen, run._interval.seconds(time.monotonic())
+        return seen, run._interval.seconds(time.monotonic())
+
+    seen, first = attempt(3)  # left without a save, as after a kill -9
+    cost = seen[-1]["cost"]
+    assert cost > 0 and seen[-1]["unprepared"] == 0
+    assert first == pytest.approx(math.sqrt(2 * cost * rule._PRIOR), rel=0.05)
+    seen, second = attempt(None)
+    assert seen[0]["unprepared"] == 1
+    assert second == pytest.approx(math.sqrt(2 * seen[-1]["cost"] * rule._PRIOR / 2), rel=0.05)

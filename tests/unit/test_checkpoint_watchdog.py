@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from gpusched import rundir
+from gpusched.checkpoint import Run
 from gpusched.checkpoint.mailbox import Request
 from gpusched.checkpoint.watchdog import Watchdog
 
@@ -65,3 +67,17 @@ def test_its_thread_collects_what_was_written_behind_and_ends(monkeypatch):
     scene.dog.stop()
     thread.join(60)
     assert scene.collected and not thread.is_alive()
+
+
+def test_a_run_that_never_comes_by_a_safe_point_says_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.setenv(rundir.ENV_JOB_DIR, str(tmp_path))
+    run = Run(directory=tmp_path / "checkpoints", every_seconds=None)
+    for _ in run.epochs(1):
+        for _ in run.batches(range(1)):
+            rundir.write_json(str(tmp_path / "request"), {"ask": "stop", "seq": 1, "seconds_left": 4}, durable=False)
+            deadline = time.monotonic() + 60
+            while not run.report and time.monotonic() < deadline:
+                time.sleep(0.05)
+            rundir.write_json(str(tmp_path / "request"), {"ask": "save", "seq": 2}, durable=False)
+    assert run.report[0].startswith("asked to stop, but no safe point was reached for")
+    assert "(epoch 0, batch 0, step 0)" in run.report[0] and "It ends this process in" in run.report[0]
