@@ -74,11 +74,21 @@ def test_a_single_sample_that_does_not_fit_ends_the_job_with_a_sentence(trainer,
     assert "Traceback" not in job.output
 
 
-def test_boosting_whose_members_follow_one_another(trainer, tmp_path):
-    arguments = ["--method", "boosting", "--task", "regression", "--members", "3", "--epochs", "2"]
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_boosting_whose_members_follow_one_another(trainer, tmp_path, task):
+    arguments = ["--method", "boosting", "--task", task, "--members", "3", "--epochs", "2"]
     arguments += ["--folder", str(tmp_path / "parts"), "--batch", "100"]
     result = ends_the_same(trainer, tmp_path, "ensemble.py", *arguments, points=36, seed=2)
     assert result["steps"] == 36 and result["scores"]["together"] > 0.3
+
+
+def test_what_combines_members_of_a_regression(trainer, tmp_path):
+    """Stacked members that were not disturbed; the job that combines them was."""
+    arguments = ["--method", "stacking", "--task", "regression", "--members", "2", "--folder", tmp_path / "parts"]
+    train = Job(trainer, tmp_path / "members", JOBS / "ensemble.py", *arguments, "--epochs", "2").start()
+    assert train.wait() == 0, train.output
+    combined = ends_the_same(trainer, tmp_path / "combine", "ensemble_combine.py", *arguments, points=38, seed=2)
+    assert len(combined["members"]) == 2 and combined["together"] > 0.3
 
 
 @pytest.mark.parametrize("method", ["bagging", "stacking"])

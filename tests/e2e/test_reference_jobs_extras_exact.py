@@ -47,7 +47,7 @@ def test_metrics_in_progress(trainer, tmp_path):
 
 
 @needs_peft
-@pytest.mark.parametrize("method", ["lora", "prefix", "p-tuning"])
+@pytest.mark.parametrize("method", ["lora", "ia3", "prefix", "prompt", "p-tuning"])
 def test_adapting_a_gpt2_and_saving_only_what_is_trained(trainer, tmp_path, method):
     arguments = ["--method", method, "--epochs", "1", "--batch", "32"]
     result = ends_the_same(trainer, tmp_path, "finetune_lora.py", *arguments, points=9, seed=len(method))
