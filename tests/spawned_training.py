@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import tempfile
+import time
 
 import torch
 import torch.distributed as dist
@@ -25,11 +26,12 @@ def train(rank, args, meeting):
     samples = torch.utils.data.TensorDataset(torch.randn(96, 6, generator=torch.Generator().manual_seed(3)))
     sampler = torch.utils.data.distributed.DistributedSampler(samples)
     loader = torch.utils.data.DataLoader(samples, batch_size=4, sampler=sampler)
-    for _ in run.epochs(3):
+    for _ in run.epochs(6):
         for (batch,) in run.batches(loader):
             optimizer.zero_grad()
             model(batch).square().mean().backward()
             optimizer.step()
+            time.sleep(args.pause)
             run.step()
     drawn = run.ranks.gather([float(torch.rand(())), run.steps])
     if rank == 0:
@@ -41,6 +43,7 @@ def train(rank, args, meeting):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ranks", type=int, default=3)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds in a step, so that ranks agree within a few")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
