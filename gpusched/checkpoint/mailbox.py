@@ -73,9 +73,10 @@ class Mailbox:
             return self._waiting
         mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         if mark != self._seen:
-            self._seen = mark
             self._waiting = self._read() or self._waiting
-        return self._waiting
+            self._seen = mark  # last: the watchdog polls, too, and what one thread still reads the other must not skip
+        waiting = self._waiting
+        return waiting if waiting is not None and waiting.seq > self._answered else None
 
     def _read(self) -> Optional[Request]:
         value = rundir.read_json(self._path)

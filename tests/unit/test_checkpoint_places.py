@@ -5,6 +5,7 @@ Each story is told twice, undisturbed and stopped at one place, and must end wit
 
 import gc
 import os
+import threading
 import weakref
 
 import pytest
@@ -155,6 +156,26 @@ def evaluating_two_at_once(at):
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_an_evaluation_of_two_loaders_goes_on_with_both(attempt, stop):
     same(attempt, evaluating_two_at_once, stop)
+
+
+def one_loop_after_the_other(at):
+    (model, optimizer), training = make(), loader()
+    run = Run(model, optimizer, every_seconds=None)
+    for epoch in run.epochs(2):
+        for part in range(2):
+            run.values["drawn"] = torch.rand(()).item()  # drawn again after a stop in the second loop
+            for (batch,) in run.batches(training):
+                learn(model, optimizer, batch)
+                at((epoch, part, run.batch))
+                run.step()
+    return digest(model), run.values["drawn"]
+
+
+def test_a_stop_in_the_second_loop_of_an_epoch_is_resumed_there(attempt):
+    expected = attempt(one_loop_after_the_other, "straight")
+    with pytest.raises(Left):
+        attempt(lambda at: one_loop_after_the_other(lambda place: at(place[:2])), "stopped", (1, 1))
+    assert attempt(one_loop_after_the_other, "stopped") == expected
 
 
 def evaluating_first(at):
@@ -338,6 +359,34 @@ def test_a_write_whose_failure_is_collected_at_once_counts_as_not_saved(attempt,
     assert attempt(story, "straight") == ["step-2"]
 
 
+def test_a_stop_right_after_a_write_that_fails_is_not_answered_with_an_older_checkpoint(attempt, monkeypatch):
+    def story(at):
+        run, go, directory = Run(every_steps=1, every_seconds=None), threading.Event(), os.environ[rundir.ENV_JOB_DIR]
+        vault = run._keeper.vault
+
+        def fail(*arguments):
+            go.wait(60)
+            raise OSError(5, "Input/output error")
+
+        for _ in run.epochs(1):
+            for _ in run.batches(range(1)):
+                run.step()
+            run._answers.collect(wait=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(vault, "_publish", fail)
+                run._keeper.save_behind(run._keeper.boundary)
+                rundir.write_json(os.path.join(directory, rundir.REQUEST), {"ask": "stop", "seq": 1}, durable=False)
+                patch.setattr(vault, "why_not", lambda error: go.is_set() and "as planned")
+                threading.Timer(0.05, go.set).start()
+                run.check()
+
+    with pytest.raises(Left) as left:
+        attempt(story, "straight")
+    assert left.value.args == (1,)
+    answer = os.path.join(os.environ[rundir.ENV_JOB_DIR], rundir.SAVED)
+    assert not os.path.exists(answer)
+
+
 class Settings(dict):
     __getattr__ = dict.__getitem__  # raises KeyError for what is not there
 
@@ -355,3 +404,23 @@ def test_objects_that_answer_for_any_attribute_are_not_asked(tmp_path):
         for _ in run.batches(torch.utils.data.DataLoader(data, 8)):
             run.step()
     assert run.report == []
+
+
+def test_enumerate_from_run_batch_counts_on_after_a_stop(attempt):
+    def story(at):
+        torch.manual_seed(0)
+        model, seen = torch.nn.Linear(4, 2), []
+        run = Run(model=model)
+        for epoch in run.epochs(2):
+            for number, _ in enumerate(run.batches(range(5)), start=run.batch):
+                assert number == run.batch
+                seen.append(number)
+                at((epoch, number))
+                run.step()
+            assert run.batch == 4
+        return seen[-1:]
+
+    for place in [(0, 0), (0, 2), (0, 4), (1, 3)]:
+        with pytest.raises(Left):
+            attempt(story, str(place), place)
+        assert attempt(story, str(place)) in ([4], [])
