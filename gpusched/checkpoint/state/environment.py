@@ -21,7 +21,8 @@ _MATTERS = {
 
 def describe(modules: Dict[str, Any]) -> Dict[str, Any]:
     """Versions and settings that decide how numbers round, as plain values for the manifest."""
-    about: Dict[str, Any] = {"python": "%d.%d.%d" % sys.version_info[:3], "machine": os.uname()[4], "host": os.uname()[1]}
+    system = os.uname()
+    about: Dict[str, Any] = {"python": "%d.%d.%d" % sys.version_info[:3], "machine": system[4], "host": system[1]}
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
         about["numpy"] = str(numpy.__version__)
