@@ -30,8 +30,14 @@ class Facts:
 
     @property
     def batch(self) -> int:
-        """The present batch within the epoch, counted from 0 over stops (unlike enumerate)."""
-        return max(0, self._keeper.position.batch - 1)
+        """The present batch within the epoch, counted from 0 over stops (unlike enumerate); before the loop, its first.
+
+        So `enumerate(run.batches(loader), start=run.batch)` counts on after a stop.
+        """
+        call = self._keeper.position.training_call()
+        if call is None or not (call.entered or call.done):
+            return call.count if call else 0
+        return max(0, call.count - 1)
 
     @property
     def seed(self) -> int:
