@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpusched.checkpoint.state.unregistered import with_article
 from gpusched.rehearse import source
 from gpusched.rehearse.outcome import Cause
 from gpusched.rehearse.traces import Key, Point, Trace
@@ -141,7 +142,9 @@ def _loop_without_run(reference: Trace) -> Cause | None:
         "loader-restarted",
         f"run.step(){place} is called outside a loop over run.batches(): after a stop the epoch starts again from its "
         "first batch",
-        "loop over run.batches(loader) instead of the loader itself",
+        "put it inside the loop over run.batches(loader), as the last line of its body"
+        if outside.batch
+        else "loop over run.batches(loader) instead of the loader itself",
     )
 
 
@@ -175,8 +178,8 @@ def _objects(parting: Parting, only: Collection[str] = (), never: Collection[str
             continue
         word = {"generator": "generators=", _METRIC: "metrics=", "optimizer": "optimizer=", "averaged model": "ema=",
                 "learning-rate scheduler": "scheduler=", "gradient scaler": "scaler="}.get(what, "extra=")  # fmt: skip
-        cause = Cause(f"unregistered-{what.split()[-1]}", f"{name} is a {what} that is not registered: after a stop it "
-                      "starts afresh", f"register it: Run(..., {word}...)")  # fmt: skip
+        text = f"{name} is {with_article(what)} that is not registered: after a stop it starts afresh"
+        cause = Cause(f"unregistered-{what.split()[-1]}", text, f"register it: Run(..., {word}...)")
         found.append((what != "generator", len(found), cause))
     return [cause for _, _, cause in sorted(found, key=lambda one: one[:2])]
 
@@ -211,6 +214,17 @@ def _variables(parting: Parting) -> list[Cause]:
         f"{_listed(told)} began anew after the stop, or went on otherwise than in the undisturbed run",
         'keep it in run.values (best = run.values.setdefault("best", 0.0)), or use run.steps, run.batch and run.epoch',
     )]  # fmt: skip
+
+
+def counters(reference: Trace, others: Sequence[Trace], noise: Names = frozenset()) -> list[str]:
+    """Whole numbers of the script's own that began anew after a stop, though nothing that was compared shows it."""
+    around = part(reference, others, noise).around
+    found = []
+    for (kind, name), point in around.items():
+        value = str(point.line["plain"].get(name)) if kind == "plain" else ""
+        if value.lstrip("-").isdigit():
+            found.append(name)
+    return sorted(found)[:4]
 
 
 def _rank(value: str) -> int:

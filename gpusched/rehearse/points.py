@@ -11,6 +11,7 @@ MIDDLE, FIRST, LAST, WINDOW, CHECK, EPOCH = (
     "in the middle of an epoch", "at the first step of an epoch", "at the last step of an epoch",
     "inside an accumulation window", "in an evaluation", "at the end of an epoch",
 )  # fmt: skip
+_EARLY = (MIDDLE, WINDOW)
 
 
 def kinds(points: Sequence[Point]) -> list[str]:
@@ -31,17 +32,17 @@ def kinds(points: Sequence[Point]) -> list[str]:
 def choose(points: Sequence[Point], count: int, seed: int) -> list[tuple[int, str]]:
     """(index of the safe point, what it is an example of) of `count` of them, in order. Fewer, if there are fewer.
 
-    The middle of an epoch comes first, then in random order one of each other kind, and so on around.
+    The middle of an epoch comes first, then an accumulation window (where counters of a script's own go wrong, while
+    they are right between two windows), then in random order one of each other kind, and so on around.
     """
     chance = random.Random(seed)
     example = kinds(points)
     groups = {kind: [index for index, one in enumerate(example) if one == kind] for kind in dict.fromkeys(example)}
     for members in groups.values():
         chance.shuffle(members)
-    order = [kind for kind in groups if kind != MIDDLE]
+    order = list(groups)
     chance.shuffle(order)
-    if MIDDLE in groups:
-        order.insert(0, MIDDLE)
+    order.sort(key=lambda kind: _EARLY.index(kind) if kind in _EARLY else len(_EARLY))
     chosen: list[int] = []
     while len(chosen) < count and any(groups.values()):
         for kind in order:

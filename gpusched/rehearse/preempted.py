@@ -81,8 +81,17 @@ def _failed(ended: Ended, stops: Sequence[Stop]) -> Outcome:
     return Outcome(
         outcome.FAILED_AFTER_STOP,
         f"the script failed after it was resumed from its stop at {stops[-1].at}: {ended.how()}",
+        notes=_unbound(tail(ended.log)),
         log=tuple(tail(ended.log)),
     )
+
+
+def _unbound(log: Sequence[str]) -> tuple[str, ...]:
+    """A variable that only the loop's body sets, used behind the loop: the commonest failure of a resumed script."""
+    if not any(line.strip().startswith(("NameError: ", "UnboundLocalError: ")) for line in log):
+        return ()
+    return ("after a stop at an epoch's last step no batch is left, so the loop's body does not run: give the variable "
+            "a value before the loop, or keep it in run.values",)  # fmt: skip
 
 
 def at_random_times(attempts: Attempts, seconds: float, count: int, seed: int, tell: Tell) -> list[Stop]:

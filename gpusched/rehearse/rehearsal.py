@@ -86,7 +86,7 @@ class _Rehearsal:
             self._unseeded = diagnose.unseeded(trace, second.traces[0])
         unequal = self._compare(first, second)
         if not unequal and diagnose.part(trace, second.traces, self._unseeded).point is None:
-            return self._exact(second)
+            return self._exact(first, second)
         self.tell("they differ; run 3: undisturbed again, to see whether it is deterministic at all")
         third = self._undisturbed("run 3")
         return self._different(first, second, third, unequal)
@@ -208,7 +208,7 @@ class _Rehearsal:
             found += files.compare(name, copy, other.copies[name])
         return found
 
-    def _exact(self, second: Made, ignored: Sequence[str] = ()) -> Outcome:
+    def _exact(self, first: Made, second: Made, ignored: Sequence[str] = ()) -> Outcome:
         times = len(self.stops)
         text = f"resumes exactly: preempted {'once' if times == 1 else f'{times} times'}, it ends bit for bit like the"
         compared = [f"{len(second.checkpoints)} checkpoint(s)"] if second.traces[0].exists else ["the saved files"]
@@ -221,6 +221,11 @@ class _Rehearsal:
         if self._unseeded:
             names = ", ".join(sorted(name for _, name in self._unseeded))
             notes.append(f"never seeded, and nothing that was compared depends on it: random numbers of {names}")
+        if counting := diagnose.counters(first.traces[0], second.traces, self._unseeded):
+            notes.append(
+                f"began anew after a stop: {', '.join(counting)}; nothing that was compared depends on it, but if a "
+                "file of yours does, name that file with --compare, and keep the value in run.values"
+            )
         if any(not stop.saved for stop in self.stops):
             notes.append("at some of the stops it left without saving")
         return Outcome(outcome.EXACT, text + " undisturbed run", notes=tuple(notes))
@@ -235,7 +240,7 @@ class _Rehearsal:
         parting = diagnose.part(first.traces[0], second.traces, noise | self._unseeded)
         if not left and parting.point is None:
             told = sorted({one.place for one in unequal} | {name for kind, name in noise if kind == "metrics"})
-            return self._exact(second, told)
+            return self._exact(first, second, told)
         found = diagnose.causes(parting, first.traces[0]) if first.traces[0].exists else []
         return self._report(second, left, parting, found)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 _SAYING = {
     "print", "log", "info", "debug", "warning", "write", "set_postfix", "set_description", "update", "add_scalar",
 }  # fmt: skip
+_POINTS = ("step", "micro_step", "check")
 
 
 def after_step(at: Sequence[tuple[str, int, str]]) -> tuple[str, int, str] | None:
@@ -54,12 +55,25 @@ def _inwards(node: ast.AST, line: int) -> Iterator[ast.AST]:
 
 def _following(body: Sequence[ast.stmt], line: int) -> Iterator[ast.stmt]:
     """Statements that run after this line and before the body ends: of inner blocks first."""
-    for number, statement in enumerate(body):
-        if statement.lineno <= line <= (statement.end_lineno or statement.lineno):
-            for name in ("body", "orelse", "finalbody"):
-                yield from _following(getattr(statement, name, []), line)
-            yield from body[number + 1 :]
-            return
+    holding = [n for n, one in enumerate(body) if one.lineno <= line <= (one.end_lineno or one.lineno)]
+    if holding:
+        number = _with_safe_point(body, holding)
+        for name in ("body", "orelse", "finalbody"):
+            yield from _following(getattr(body[number], name, []), line)
+        yield from body[number + 1 :]
+
+
+def _with_safe_point(body: Sequence[ast.stmt], holding: Sequence[int]) -> int:
+    """Which of several statements in one line (`opt.step(); run.step()`) is the safe point: a run's, or the last."""
+    for number in holding if len(holding) > 1 else ():
+        statement = body[number]
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        called = call.func if isinstance(call, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in _POINTS:
+            owner = called.value
+            if (owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")) == "run":
+                return number
+    return holding[-1]
 
 
 def _only_says(statement: ast.stmt) -> bool:

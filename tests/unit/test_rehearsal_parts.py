@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gpusched.rehearse import diagnose, files, points, source, traces
-from gpusched.rehearse.points import CHECK, FIRST, LAST, MIDDLE
+from gpusched.rehearse import diagnose, files, points, preempted, source, traces
+from gpusched.rehearse.points import CHECK, FIRST, LAST, MIDDLE, WINDOW
 
 
 class Line:
@@ -152,6 +152,47 @@ def test_a_step_in_a_function_of_its_own_is_judged_by_the_loop_that_calls_it(tmp
     assert source.after_step(((str(path), 2, "advance"), (str(path), 5, "<module>"))) == (str(path), 6, "sum += 1")
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("zero(); opt.step(); run.step()", None),
+        ("zero(); run.step(); opt.step()", "opt.step()"),
+        ("zero(); opt.step(); trainer.step()", None),
+    ],
+)
+def test_what_precedes_the_step_in_its_own_line_does_not_follow_it(tmp_path, body, found):
+    path = tmp_path / "train.py"
+    path.write_text(f"for b in batches:\n    {body}\n")
+    followed = source.after_step(((str(path), 2, "<module>"),))
+    assert (followed and followed[2]) == found
+
+
+def test_an_accumulation_window_is_among_the_first_two_stops(read):
+    lines = a_run()
+    run = read([lines[0], *(line.replace('"check"', '"micro_step"') for line in lines[1:])]).points
+    for seed in range(10):
+        assert {kind for _, kind in points.choose(run, 2, seed)} == {MIDDLE, WINDOW}
+
+
+def test_a_counter_that_began_anew_is_named_even_if_nothing_compared_depends_on_it(read):
+    def counting(start):
+        def change(line):
+            line["plain"] = {"number": str(line["n"] - start), "speed": f"{line['n'] - start}.5"}
+            return line
+
+        return change
+
+    one, rest = read(a_run(change=counting(0))), read(a_run(first=4, change=counting(4)), "rest")
+    assert diagnose.part(one, [rest]).point is None
+    assert diagnose.counters(one, [rest]) == ["number"]
+
+
+def test_a_step_behind_the_loop_over_batches_is_told_to_go_inside(read):
+    behind = read(a_run(change=lambda line: dict(line, call=None)))
+    (cause,) = diagnose.causes(diagnose.part(behind, [behind]), behind)
+    assert "put it inside the loop over run.batches(loader)" in cause.hint
+
+
 def test_files_are_compared_by_their_structure_or_their_bytes(tmp_path):
     def pair(name, one, other):
         for folder, content in (("a", one), ("b", other)):
@@ -170,3 +211,8 @@ def test_files_are_compared_by_their_structure_or_their_bytes(tmp_path):
     (tmp_path / "a" / "extra").write_text("")
     found = files.compare("all", str(tmp_path / "a"), str(tmp_path / "b"))
     assert "all/extra: is there only in the undisturbed run" in [str(one) for one in found] and len(found) == 6
+
+
+def test_a_variable_of_the_loop_used_behind_it_is_explained():
+    assert "the loop's body does not run" in preempted._unbound(["UnboundLocalError: cannot access 'loss'"])[0]
+    assert preempted._unbound(["ValueError: x"]) == ()

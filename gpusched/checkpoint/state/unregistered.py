@@ -38,8 +38,14 @@ def _state(generator: Any) -> Any:
 
 
 def _sentence(name: str, value: Any, kind: str) -> str:
-    text = "%s (%s, a %s) is not registered, so it starts afresh after a stop: %s"
-    return text % (name, type(value).__name__, kind, "add it to Run(...), or to ignore=[...] if that is right")
+    text = "%s (%s, %s) is not registered, so it starts afresh after a stop: %s"
+    todo = "add it to Run(...), or to ignore=[...] if that is right"
+    return text % (name, type(value).__name__, with_article(kind), todo)
+
+
+def with_article(word: str) -> str:
+    """a generator, an optimizer"""
+    return ("an " if word[:1].lower() in "aeio" else "a ") + word
 
 
 def find(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[str]:
