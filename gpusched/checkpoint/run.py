@@ -329,7 +329,10 @@ class Run(Facts):
         if tree["shared"]["position"]["phase"] > self._phase:  # this phase is over: the loop has nothing left
             self._keeper.position.phase = tree["shared"]["position"]["phase"]
             return
-        self._keeper.restore(self._loaded, self._environment, self._logical is not None)
+        try:
+            self._keeper.restore(self._loaded, self._environment, self._logical is not None)
+        except CheckpointError as error:
+            raise CheckpointError("Cannot resume from %s: %s" % (found.path, error.message), error.hint) from None
         self._loaded = None  # as large as the state: no later phase needs it
         where = "epoch %d, batch %d" % (found.epoch, found.batch)
         done = "; training is complete" if found.epoch >= self._count else ""
