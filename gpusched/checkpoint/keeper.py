@@ -66,10 +66,10 @@ class Keeper:
             shared["ddp"] = buckets
         own = {"values": small["values"], "rng": small["rng"], "rng_epoch": self._epoch_rng, "parts": own_parts}
         own["sources"] = small["sources"]
-        if small["position"]["accumulating"]:
-            grads = gradients.capture(self.registry.modules, self.registry.optimizers)
-            sharded = any(hasattr(grad, "placements") for grad in grads.values())
-            (shared if sharded else own)["grads"] = grads
+        window = small["position"]["accumulating"]
+        grads = gradients.capture(self.registry.modules, self.registry.optimizers, window)
+        sharded = any(hasattr(grad, "placements") for grad in grads["values"].values())
+        (shared if sharded else own)["grads"] = grads
         return {"shared": shared, "own": own}
 
     def _small(self) -> Tree:
@@ -247,8 +247,8 @@ class Keeper:
     def _restore_gradients(self, tree: Tree) -> None:
         shared, own = tree["shared"], tree["own"]
         self.position.accumulating = shared["position"].get("accumulating", False)
-        if self.position.accumulating:
-            grads = shared.get("grads", own.get("grads", {}))
+        grads = shared.get("grads", own.get("grads"))
+        if grads is not None:  # else it is of an older version
             for name in gradients.restore(self.registry.modules, self.registry.optimizers, grads):
                 self.tell("the gradient of %s was saved, and no such parameter is here: it is lost" % name)
 

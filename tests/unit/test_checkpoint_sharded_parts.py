@@ -228,7 +228,7 @@ def test_a_snapshot_holds_the_pieces_of_its_moment(tmp_path):
 
 def test_gradients_of_a_window_go_from_ranks_to_a_plain_script_and_back(tmp_path):
     def grads_of(model):
-        return gradients.capture({"": model}, [])
+        return gradients.capture({"": model}, [], window=True)
 
     for rank in range(2):
         with as_rank(rank, 2):
@@ -241,22 +241,23 @@ def test_gradients_of_a_window_go_from_ranks_to_a_plain_script_and_back(tmp_path
     saved, expected = contents.read(str(tmp_path))[0]["shared"]["grads"], plain_pair(OPTIMIZERS["momentum"])[0]
     model = pair(1)
     assert gradients.restore({"": model}, [], saved) == []
-    assert all(torch.equal(found, grads_of(expected)[name]) for name, found in grads_of(model).items())
+    wanted = grads_of(expected)["values"]
+    assert all(torch.equal(found, wanted[name]) for name, found in grads_of(model)["values"].items())
     for source in (saved, grads_of(expected)):
         with as_rank(2, 3):
             live = sharded(2, 3)
             assert gradients.restore({"": live}, [], source) == []
-            for name, found in grads_of(live).items():
-                assert torch.equal(found.to_local(), fit(grads_of(expected)[name], found).to_local())
+            for name, found in grads_of(live)["values"].items():
+                assert torch.equal(found.to_local(), fit(wanted[name], found).to_local())
 
 
 def test_gradients_that_have_not_been_added_over_the_ranks_are_refused():
     with as_rank(0, 2):
         model = sharded(0, 2)
-        gradients.capture({"": model}, [])
+        gradients.capture({"": model}, [], window=True)
         model.set_requires_gradient_sync(False)
         with pytest.raises(CheckpointError, match="its ranks have not added up yet"):
-            gradients.capture({"encoder": model}, [])
+            gradients.capture({"encoder": model}, [], window=True)
 
 
 def test_digests_do_not_depend_on_the_layout():

@@ -43,7 +43,7 @@ def capture(trainer: Any, extras: Extras) -> Tree:
     module, epoch_loop, connector = trainer.lightning_module, trainer.fit_loop.epoch_loop, trainer._logger_connector
     loops = {key: value for key, value in trainer.fit_loop.state_dict().items() if key != "state_dict"}
     open_window = epoch_loop._should_accumulate() or not module.automatic_optimization
-    grads = gradients.capture({"model": module}, trainer.optimizers) if open_window else {}
+    grads = gradients.capture({"model": module}, trainer.optimizers, open_window)
     return {
         "rng": randomness.capture(),
         "loops": loops,
@@ -51,7 +51,7 @@ def capture(trainer: Any, extras: Extras) -> Tree:
         "logged": {name: dict(getattr(connector, name)) for name in _LOGGED},
         "connector": {"first": connector._first_loop_iter, "fx": connector._current_fx},
         "extras": extras.capture(),
-        "grads": {name: value.detach().clone() for name, value in grads.items()},
+        "grads": dict(grads, values={name: value.detach().clone() for name, value in grads["values"].items()}),
         "should_stop": bool(trainer.should_stop),
     }
 
@@ -69,9 +69,8 @@ def restore(trainer: Any, tree: Tree, extras: Extras) -> List[str]:
         setattr(connector, name, {key: _on(value, device) for key, value in tree["logged"][name].items()})
     connector._first_loop_iter, connector._current_fx = tree["connector"]["first"], tree["connector"]["fx"]
     notes = extras.restore(tree["extras"])
-    if tree["grads"]:
-        lost = gradients.restore({"model": module}, trainer.optimizers, tree["grads"])
-        notes += ["the gradient of %s was saved, and there is no such parameter" % name for name in lost]
+    lost = gradients.restore({"model": module}, trainer.optimizers, tree["grads"])
+    notes += ["the gradient of %s was saved, and there is no such parameter" % name for name in lost]
     return notes + randomness.restore(tree["rng"])
 
 

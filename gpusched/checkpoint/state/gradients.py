@@ -1,35 +1,51 @@
-"""Gradients in the middle of an accumulation window, by the name of their parameter.
+"""Gradients, by the name of their parameter: what of them the next optimizer step still needs.
 
-Only saved at run.micro_step(), where they hold work that the next optimizer step needs. Must not touch parameters.
+Inside an accumulation window that is all of them. After a step their values are done with, but whether a parameter has
+one is not: zero_grad(set_to_none=False) makes it zero, and an optimizer then goes on moving a parameter that a step
+did not use, by its momentum and weight decay, where it passes over one without a gradient. And what no optimizer clears
+goes on adding up, and counts in clip_grad_norm_. Must not touch parameters.
 """
 
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from gpusched.checkpoint.errors import CheckpointError
 from gpusched.checkpoint.ranks.sharded import fit
 from gpusched.checkpoint.state.names import parameter_names
 
 
-def capture(modules: Dict[str, Any], optimizers: Iterable[Any]) -> Dict[str, Any]:
-    """The gradients that are there: references, not copies.
+def capture(modules: Dict[str, Any], optimizers: Sequence[Any], window: bool) -> Dict[str, Any]:
+    """{"values": gradients that are needed (references), "zero": who else has one: names, or True for all}.
 
-    Raises CheckpointError where FSDP2 keeps gradients to itself because they have not been added over the ranks yet.
+    window: inside an accumulation window. Raises CheckpointError where FSDP2 keeps gradients to itself because they
+    have not been added over the ranks yet.
     """
-    _refuse_unreduced(modules)
-    return {name: one.grad for name, one in _parameters(modules, optimizers) if one.grad is not None}
+    if window:
+        _refuse_unreduced(modules)
+    cleared = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
+    values, zero, every = {}, [], True
+    for name, parameter in _parameters(modules, optimizers):
+        if parameter.grad is None:
+            every = every and id(parameter) not in cleared
+        elif window or id(parameter) not in cleared:
+            values[name] = parameter.grad
+        else:
+            zero.append(name)
+    return {"values": values, "zero": True if every and zero else zero}
 
 
-def restore(modules: Dict[str, Any], optimizers: Iterable[Any], saved: Dict[str, Any]) -> List[str]:
-    """Put gradients back; parameters without a saved one get None. Returns the names that found no parameter."""
+def restore(modules: Dict[str, Any], optimizers: Sequence[Any], saved: Dict[str, Any]) -> List[str]:
+    """Put gradients back; parameters that had none get None. Returns the names that found no parameter."""
     import torch
 
-    left = dict(saved)
+    left, zero = dict(saved["values"]), saved["zero"]
     for name, parameter in _parameters(modules, optimizers):
         value = left.pop(name, None)
         if value is not None:
             value = fit(value, parameter)
             layout = torch.preserve_format
             value = value.to(device=parameter.device, dtype=parameter.dtype, copy=True, memory_format=layout)
+        elif parameter.requires_grad and (zero is True or name in zero):
+            value = torch.zeros_like(parameter)
         parameter.grad = value
     return sorted(left)
 
@@ -48,7 +64,7 @@ def _refuse_unreduced(modules: Dict[str, Any]) -> None:
                 )
 
 
-def _parameters(modules: Dict[str, Any], optimizers: Iterable[Any]) -> List[Tuple[str, Any]]:
+def _parameters(modules: Dict[str, Any], optimizers: Sequence[Any]) -> List[Tuple[str, Any]]:
     """Every parameter once: those of the models by name, those that only an optimizer knows by their place there."""
     names = parameter_names(modules)
     found: Dict[int, Tuple[str, Any]] = {}
