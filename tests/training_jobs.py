@@ -33,6 +33,8 @@ class Zygote:
         for line in self._process.stdout:
             answer = json.loads(line)
             if "code" not in answer:
+                with self.ended:
+                    self.codes.pop(answer["pid"], None)  # of an earlier process: the kernel uses numbers again
                 self._started.put(answer["pid"])
                 continue
             with self.ended:

@@ -27,6 +27,13 @@ class Answers:
         self._unanswered: Optional[Request] = None  # its checkpoint is being written behind the training
         self._lock = threading.Lock()  # the watchdog collects, too
         self._seconds = 0.0  # that the last blocking save took
+        self._prepared = False
+
+    def step_done(self) -> None:
+        """A step is complete: from the first one on, all the state is there that a save behind will copy."""
+        if not self._prepared and self.behind and self._interval.wanted:
+            self._keeper.prepare()
+        self._prepared = True
 
     def serve(self, decision: Decision, boundary: Optional[Dict[str, Any]]) -> None:
         if decision.stop and decision.request is not None:
@@ -99,9 +106,10 @@ class Answers:
                 return
             request, self._unanswered = self._unanswered, None
             if outcome.checkpoint is None:
-                self._tell("CANNOT SAVE a checkpoint: " + vault.why_not(outcome.error))
+                self._keeper.cannot_save(outcome.error)
                 self._keeper.forget_save()
                 return
+            self._keeper.saved_behind()
             self._seconds = outcome.seconds
             if request is not None:
                 self._mail.acknowledge(outcome.checkpoint.path, outcome.checkpoint.step)

@@ -3,7 +3,9 @@
 Stands alone: training environments do not have the daemon's packages. Never raises on a broken stderr.
 """
 
+import re
 import sys
+from typing import Callable
 
 
 class CheckpointError(Exception):
@@ -21,3 +23,25 @@ def say(sentence: str) -> None:
         print("gpusched: " + sentence, file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         pass
+
+
+class Complaints:
+    """Tells of a trouble that comes again and again: at once, and then at the 10th, 100th, 1000th… time."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._last, self._times = "", 0
+
+    def tell(self, sentence: str) -> None:
+        """Sentences that differ in their numbers only are the same one."""
+        kind = re.sub(r"[0-9]+", "", sentence)
+        self._times = self._times + 1 if kind == self._last else 1
+        self._last = kind
+        if self._times == 1:
+            self._tell(sentence)
+        elif set(str(self._times)[1:]) == {"0"} and str(self._times)[0] == "1":
+            self._tell("%s (for the %dth time)" % (sentence, self._times))
+
+    def over(self) -> None:
+        """The trouble has passed; the next one is told at once."""
+        self._last, self._times = "", 0

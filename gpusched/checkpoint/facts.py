@@ -1,7 +1,9 @@
 """What a training script may ask its Run: where it is, and what belongs to it. Changes nothing."""
 
+import os
 from typing import Any, Dict, Optional
 
+from gpusched import rundir
 from gpusched.checkpoint.keeper import Keeper
 
 
@@ -61,3 +63,15 @@ class Facts:
     def state(self) -> Dict[str, Any]:
         """The state of everything registered, by name, as a checkpoint would hold it (references, not copies)."""
         return self._keeper.registry.capture()
+
+    def _where(self) -> str:
+        return "epoch %d, batch %d, step %d" % (self.epoch, self.batch, self.steps)
+
+
+def trace_of_rehearsal() -> Any:
+    """A trace of the run, if it is being rehearsed."""
+    if not os.environ.get(rundir.ENV_TRACE):
+        return None
+    from gpusched.checkpoint.trace import Trace
+
+    return Trace.from_environment()

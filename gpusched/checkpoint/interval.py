@@ -32,6 +32,11 @@ class Interval:
         self._before: Dict[str, Any] = {"seconds": 0.0, "unprepared": 0}
         self._cost = 0.0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there are periodic saves at all."""
+        return self._every is not None or self._steps is not None
+
     def begin(self, now: float, history: "Dict[str, Any] | None" = None, unprepared: bool = False) -> None:
         """An attempt starts; `unprepared`: the one before it ended without having been able to save."""
         self._began = self._last = now

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gpusched.checkpoint.disk import contents, files
 from gpusched.checkpoint.disk.vault import Vault
-from gpusched.checkpoint.errors import CheckpointError
+from gpusched.checkpoint.errors import CheckpointError, Complaints
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.position import Position
 from gpusched.checkpoint.ranks import together
@@ -36,6 +36,7 @@ class Keeper:
     ) -> None:
         self.registry, self.vault, self.ranks, self.interval = registry, vault, ranks, interval
         self.tell, self.seed = tell, seed
+        self._failures = Complaints(tell)
         self.values: Dict[str, Any] = {}
         self.position = Position()
         self.boundary: Optional[Tree] = None  # the small state where the present evaluation (or epoch) began
@@ -107,10 +108,28 @@ class Keeper:
             tree = self._checked_tree(boundary)
             saved = self.vault.save(tree, self._about(tree, stop))
         except Exception as error:  # whatever it is, it must not end the training
-            self.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
+            self.cannot_save(error)
             return None
         self._saved_from, self._stored = boundary, tree["shared"]["position"]
+        self._failures.over()
         return saved
+
+    def cannot_save(self, error: Any) -> None:
+        """Tell why, and what is still there; of a disk that stays full not at every save."""
+        assert self.vault is not None
+        self._failures.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
+
+    def saved_behind(self) -> None:
+        """A write behind the training has succeeded."""
+        self._failures.over()
+
+    def prepare(self) -> None:
+        """Have the memory for snapshots got ready, so that the first save behind costs no more than the others."""
+        assert self.vault is not None
+        try:
+            self.vault.prepare(self.tree())
+        except Exception:  # the first save will tell
+            pass
 
     def save_behind(self, boundary: Optional[Tree] = None) -> bool:
         """Take a snapshot now and write it while training goes on. False, with a sentence, if it cannot be taken."""
@@ -125,7 +144,7 @@ class Keeper:
             self._saved_from, self._stored = before
             if not isinstance(error, Exception):
                 raise
-            self.tell("CANNOT SAVE a checkpoint: " + self.vault.why_not(error))
+            self.cannot_save(error)
             self.interval.saved(began)
             return False
         self.interval.saved(began, stall)

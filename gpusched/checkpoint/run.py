@@ -36,7 +36,7 @@ from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.data.sources import source_for
 from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, say
-from gpusched.checkpoint.facts import Facts
+from gpusched.checkpoint.facts import Facts, trace_of_rehearsal
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.keeper import Keeper
 from gpusched.checkpoint.mailbox import Mailbox
@@ -109,7 +109,7 @@ class Run(Facts):
         self._points = SafePoints(self._mail, self._termination, interval, self.ranks, limit=limit)
         self._answers = Answers(self._keeper, self._mail, interval, behind, self._tell)
         self._watchdog = Watchdog(self._points.expected, self._tell_once, self._where, self._answers.collect)
-        self._trace = _trace()
+        self._trace = trace_of_rehearsal()
         self._phase, self._count, self._running = -1, 0, False
         self._calls_made = 0
         self._loaders = KnownLoaders()
@@ -293,6 +293,8 @@ class Run(Facts):
             self._write_progress()
             self._tell_unregistered()
             self._answers.serve(decision, boundary)
+        elif kind == "step":
+            self._answers.step_done()
         elif self._points.waiting:
             self._tell_once("asked to save inside an unfinished step: it happens at the next run.step()")
         self._answers.collect()
@@ -361,9 +363,6 @@ class Run(Facts):
 
     # telling
 
-    def _where(self) -> str:
-        return "epoch %d, batch %d, step %d" % (self.epoch, self.batch, self.steps)
-
     def _write_progress(self) -> None:
         self._progress.write(self.epoch, self.steps, self.total)
 
@@ -392,12 +391,3 @@ class Run(Facts):
 def _no_gradients() -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and not torch.is_grad_enabled()
-
-
-def _trace() -> Any:
-    """A trace of the run, if it is being rehearsed."""
-    if not os.environ.get(rundir.ENV_TRACE):
-        return None
-    from gpusched.checkpoint.trace import Trace
-
-    return Trace.from_environment()

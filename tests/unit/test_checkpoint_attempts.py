@@ -47,21 +47,22 @@ def test_a_run_that_is_complete_writes_nothing_when_it_is_started_again(tmp_path
 
 def test_gradients_that_no_window_needs_are_not_stored(tmp_path):
     model = torch.nn.Linear(2, 2)
-    run = Run(model, directory=tmp_path)
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), directory=tmp_path)
     for _ in run.epochs(1):
         for _ in run.batches(range(2)):
             model(torch.ones(2)).sum().backward()
             run.step()
             assert run.save()
             tree, _ = contents.read(list_checkpoints(str(tmp_path))[-1].path)
-            assert "grads" not in tree["own"]
+            assert tree["own"]["grads"] == {"values": {}, "zero": True}
 
 
 def test_gradients_that_the_first_lines_of_a_resumed_epoch_leave_are_taken_away():
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    saved = {"weight": torch.ones(1, 1)}
+    saved = {"values": {"weight": torch.ones(1, 1)}, "zero": []}
     one(torch.ones(1)).backward()
-    assert gradients.restore({"": one}, [], dict(saved, gone=torch.ones(1))) == ["gone"]
+    more = dict(saved, values=dict(saved["values"], gone=torch.ones(1)))
+    assert gradients.restore({"": one}, [], more) == ["gone"]
     assert one.weight.grad.tolist() == [[1.0]] and one.bias.grad is None
     assert gradients.restore({"": other}, [], saved) == [] and other.bias.grad is None
 

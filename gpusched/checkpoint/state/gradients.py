@@ -35,17 +35,13 @@ def capture(modules: Dict[str, Any], optimizers: Sequence[Any], window: bool) ->
 
 def restore(modules: Dict[str, Any], optimizers: Sequence[Any], saved: Dict[str, Any]) -> List[str]:
     """Put gradients back; parameters that had none get None. Returns the names that found no parameter."""
-    import torch
-
     left, zero = dict(saved["values"]), saved["zero"]
     for name, parameter in _parameters(modules, optimizers):
         value = left.pop(name, None)
         if value is not None:
-            value = fit(value, parameter)
-            layout = torch.preserve_format
-            value = value.to(device=parameter.device, dtype=parameter.dtype, copy=True, memory_format=layout)
+            value = fit(value, parameter).to(device=parameter.device, dtype=parameter.dtype, copy=True)
         elif parameter.requires_grad and (zero is True or name in zero):
-            value = torch.zeros_like(parameter)
+            value = parameter.detach().clone().zero_()
         parameter.grad = value
     return sorted(left)
 
