@@ -27,7 +27,7 @@ model = torch.nn.Module()
 for index in range(120):
     model.register_buffer("part%d" % index, torch.rand(max(1, megabytes * 250_000 // 120)))
 class Data(torch.utils.data.Dataset):
-    def __len__(self): return 10**9
+    def __len__(self): return 10**6
     def __getitem__(self, index): time.sleep(0.001); return torch.zeros(8)
 loader = torch.utils.data.DataLoader(Data(), batch_size=4, num_workers=workers)
 run = Run(model, every_seconds=None)

@@ -89,13 +89,13 @@ class Permutation(Order):
             seed = mix(seed, self._salt)
         count, parts, size = self.samples or 0, self.split.parts, self.global_batch
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(count, generator=generator) if self._shuffled else torch.arange(count)
+        order = torch.randperm(count, generator=generator) if self._shuffled else None  # in order needs no memory
         for first in range(start * size, self.length() * size, size):
             share = min(size, self._total - first) // parts
             for part in self.split.mine:
                 begin = first + part * share
                 places = torch.arange(begin, begin + share) % count  # beyond the end: padding from the front
-                indices = order[places].tolist()
+                indices = (places if order is None else order[places]).tolist()
                 yield [(mix(seed, begin + offset), index) for offset, index in enumerate(indices)]
 
 
