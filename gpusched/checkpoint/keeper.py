@@ -6,10 +6,8 @@ The tree has two halves: `shared` is equal on all ranks (models, optimizers, the
 
 import copy
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from gpusched.checkpoint.disk import contents, files
-from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, Complaints
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.position import Position
@@ -18,8 +16,12 @@ from gpusched.checkpoint.ranks.ddp import Buckets
 from gpusched.checkpoint.state import environment, gradients, randomness
 from gpusched.checkpoint.state.registry import Registry
 
+if TYPE_CHECKING:  # reading and writing is only loaded by a run that saves
+    from gpusched.checkpoint.disk import files
+    from gpusched.checkpoint.disk.vault import Vault
+
 Tree = Dict[str, Any]
-Loaded = Tuple[files.Checkpoint, Tree, int]  # checkpoint, tree, number of ranks that saved it
+Loaded = Tuple["files.Checkpoint", Tree, int]  # checkpoint, tree, number of ranks that saved it
 
 
 class Keeper:
@@ -28,7 +30,7 @@ class Keeper:
     def __init__(
         self,
         registry: Registry,
-        vault: Optional[Vault],
+        vault: "Optional[Vault]",
         ranks: Any,
         interval: Interval,
         tell: Callable[[str], None],
@@ -99,7 +101,7 @@ class Keeper:
 
     # saving
 
-    def save(self, boundary: Optional[Tree] = None, stop: bool = False) -> Optional[files.Checkpoint]:
+    def save(self, boundary: Optional[Tree] = None, stop: bool = False) -> "Optional[files.Checkpoint]":
         """Write a checkpoint, durable on return. None, with a sentence on why, if that cannot be done."""
         assert self.vault is not None
         if self.vault.latest is not None and self._nothing_new(boundary):
@@ -175,6 +177,8 @@ class Keeper:
 
     def refuse_what_cannot_be_stored(self) -> None:
         """Raises CheckpointError at the start of a run instead of at its first preemption."""
+        from gpusched.checkpoint.disk import contents
+
         together.each(self.ranks, lambda: contents.encode_all(self.tree()))
 
     # putting it back
@@ -209,7 +213,7 @@ class Keeper:
         for note in notes:
             self.tell(note)
 
-    def _compare_environment(self, found: files.Checkpoint, owners: int, policy: str, any_ranks: bool) -> List[str]:
+    def _compare_environment(self, found: "files.Checkpoint", owners: int, policy: str, any_ranks: bool) -> List[str]:
         changed = environment.changes(
             found.manifest.get("environment", {}), environment.describe(self.registry.modules)
         )

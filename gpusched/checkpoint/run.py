@@ -34,7 +34,6 @@ from gpusched.checkpoint.batches import Batches
 from gpusched.checkpoint.data.known import KnownLoaders
 from gpusched.checkpoint.data.shape import Shape
 from gpusched.checkpoint.data.sources import source_for
-from gpusched.checkpoint.disk.vault import Vault
 from gpusched.checkpoint.errors import CheckpointError, say
 from gpusched.checkpoint.facts import Facts, trace_of_rehearsal
 from gpusched.checkpoint.interval import Interval
@@ -97,7 +96,7 @@ class Run(Facts):
         registry = Registry(dict(given, metrics=metrics, extra=extra, generators=generators))
         place = os.fspath(directory) if directory else os.environ.get(rundir.ENV_CHECKPOINT_DIR)
         self.ranks = group.find(needed=bool(place))
-        vault = Vault(place, keep, self._tell, keep_every_steps, self.ranks) if place else None
+        vault = self._open(place, keep, keep_every_steps) if place else None
         interval = Interval(every_seconds, every_steps)
         first = self.ranks.broadcast(first_seed(seed))
         self._keeper = Keeper(registry, vault, self.ranks, interval, self._tell, first)
@@ -116,6 +115,11 @@ class Run(Facts):
         self._shared_out: Any = None  # the logical ranks of this process
         self._unregistered: Any = None
         self._loaded: Any = None
+
+    def _open(self, directory: str, keep: int, keep_every_steps: Optional[int]) -> Any:
+        from gpusched.checkpoint.disk.vault import Vault  # a run that saves nothing need not load it
+
+        return Vault(directory, keep, self._tell, keep_every_steps, self.ranks)
 
     # the loops
 

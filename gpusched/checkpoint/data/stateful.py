@@ -14,7 +14,6 @@ import sys
 from typing import Any, Dict, Iterator, Optional
 
 from gpusched.checkpoint.data.replayed import Replayed, Tell
-from gpusched.checkpoint.disk import plain
 from gpusched.checkpoint.errors import CheckpointError
 
 
@@ -62,6 +61,8 @@ class Stateful(Replayed):
             ) from error
 
     def _can_be_stored(self, state: Any) -> bool:
+        from gpusched.checkpoint.disk import plain
+
         try:
             plain.encode(state, {}, "loader")
         except CheckpointError as error:

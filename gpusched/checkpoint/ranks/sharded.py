@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Union
 
-from gpusched.checkpoint.disk import arrays, tensors
 from gpusched.checkpoint.errors import CheckpointError
 
 
@@ -33,6 +32,8 @@ class PieceFile:
         """A saved piece, mapped from the file: copy from it, do not keep it. Raises OSError, ValueError."""
         import torch
 
+        from gpusched.checkpoint.disk import arrays
+
         if self._mapped is None:
             self._places = arrays.safetensors_arrays(self.path)
             self._mapped = torch.from_file(self.path, shared=False, size=os.path.getsize(self.path), dtype=torch.uint8)
@@ -46,6 +47,8 @@ class PieceFile:
 
     def _otherwise(self, name: str) -> Any:
         """Of kinds of numbers that safetensors has no name for, and memory that is stored under another name."""
+        from gpusched.checkpoint.disk import tensors
+
         if self._read is None:
             self._read = tensors.read(self.path)
         return self._read[name]

@@ -12,10 +12,12 @@ Must not know what is in the files, nor when to save.
 """
 
 import os
-from typing import Any, Callable, Dict, List, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, TypeVar
 
-from gpusched.checkpoint.disk import files
 from gpusched.checkpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from gpusched.checkpoint.disk import files
 
 T = TypeVar("T")
 Entries = Dict[str, Dict[str, Any]]
@@ -49,14 +51,14 @@ def every(ranks: Any, action: Callable[[], Any]) -> List[Any]:
 
 
 def save(
-    ranks: Any, begin: Callable[[], files.Draft], write: Callable[[str], Entries], step: int, about: Dict[str, Any]
-) -> files.Checkpoint:
+    ranks: Any, begin: "Callable[[], files.Draft]", write: Callable[[str], Entries], step: int, about: Dict[str, Any]
+) -> "files.Checkpoint":
     """Write one checkpoint of all ranks, durable when this returns. A collective call.
 
     begin: makes the draft; called on rank 0 only. write: puts this rank's files into the folder, flushed to the disk.
     Raises on all ranks what `each` would; then nothing of it remains, and the older checkpoints are untouched.
     """
-    drafts: List[files.Draft] = []
+    drafts: "List[files.Draft]" = []
 
     def make() -> str:
         drafts.append(begin())
@@ -74,6 +76,8 @@ def save(
     finally:
         for draft in drafts:
             draft.discard()
+    from gpusched.checkpoint.disk import files
+
     return files.examine(path, checksums=False)
 
 

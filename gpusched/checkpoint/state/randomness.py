@@ -7,7 +7,6 @@ Must not import torch or numpy before the script does.
 """
 
 import contextlib
-import hashlib
 import random
 import sys
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -15,6 +14,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 def mix(*parts: Any) -> int:
     """A seed of 63 bits from numbers and strings; equal on every machine and version."""
+    import hashlib  # loads OpenSSL: a millisecond that a script without a loader need not pay
+
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
