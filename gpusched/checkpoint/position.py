@@ -7,6 +7,11 @@ Must not know about files, torch or requests.
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
+NESTED = (
+    "run.step() in a loop over run.batches() inside a batch of another one: a resume goes on with the outer loop's "
+    "next batch and leaves out what was left of the inner one. Use run.batches() for one of the two, or zip() both"
+)
+
 
 @dataclass(eq=False)
 class Call:
@@ -29,6 +34,11 @@ class Call:
         """Within one batch of another loop, without a step of its own: an evaluation there. Not so in zip(), where both
         go on together. It is never continued, so its place is not saved."""
         return self.outer is not None and not self.worked and self.outer.count == self.outer_count
+
+    @property
+    def nested(self) -> bool:
+        """A training loop within one batch of another loop, which nothing can continue. Clear at its second batch."""
+        return self.outer is not None and self.count > 1 and self.outer.count == self.outer_count
 
     def to_plain(self) -> Dict[str, Any]:
         names = ("count", "done", "steps", "entered", "open_batch", "turn")

@@ -39,7 +39,7 @@ from gpusched.checkpoint.facts import Facts, trace_of_rehearsal
 from gpusched.checkpoint.interval import Interval
 from gpusched.checkpoint.keeper import Keeper
 from gpusched.checkpoint.mailbox import Mailbox
-from gpusched.checkpoint.position import Call
+from gpusched.checkpoint.position import NESTED, Call
 from gpusched.checkpoint.progress import Progress
 from gpusched.checkpoint.ranks import group
 from gpusched.checkpoint.safepoint import SafePoints
@@ -223,6 +223,8 @@ class Run(Facts):
             self._tell_once("run.step() outside run.batches(): after a stop this epoch starts again from its beginning")
         else:
             call.steps += 1
+            if call.nested:
+                self._tell_once(NESTED)
             self._batch_is_done()
         self.log(**metrics)
         self._safe_point("step")

@@ -424,3 +424,18 @@ def test_enumerate_from_run_batch_counts_on_after_a_stop(attempt):
         with pytest.raises(Left):
             attempt(story, str(place), place)
         assert attempt(story, str(place)) in ([4], [])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_training_in_a_loop_inside_another_one_is_told_and_in_a_zip_of_both_is_not(tmp_path, nested):
+    run = Run(directory=tmp_path, every_seconds=None)
+    for _ in run.epochs(1):
+        if nested:
+            for _ in run.batches(range(2)):
+                for _ in run.batches(range(3)):
+                    run.step()
+        else:
+            for _ in zip(run.batches(range(3)), run.batches(range(3))):  # noqa: B905
+                run.step()
+    told = [sentence for sentence in run.report if "inside a batch of another one" in sentence]
+    assert len(told) == nested

@@ -4,6 +4,7 @@ Deleting renames a checkpoint to a hidden name first, so that it is never half t
 take as long as loading.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -41,8 +42,9 @@ def prune(
     for item in found:
         torn_and_old = not item.good and not item.newer_format and bool(newest) and item.step < newest[0].step
         if item.name not in pinned and (torn_and_old or (item.good and item.path not in kept)):
-            delete(item)
-            deleted.append(item.path)
+            with contextlib.suppress(FileNotFoundError):  # another thread, tidying at the same time, had it
+                delete(item)
+                deleted.append(item.path)
     clear_leftovers(directory)
     return deleted
 
