@@ -85,9 +85,13 @@ class Keeper:
         """Remember the small state of this moment: an evaluation that is interrupted starts again from here."""
         if self.vault is None:
             return
-        small = self._small()
-        small["values"] = copy.deepcopy(self.values)
-        self.boundary = dict(small, parts=self.registry.capture_small(), version=self.registry.version())
+        try:
+            small = self._small()
+            small["values"] = copy.deepcopy(self.values)
+            self.boundary = dict(small, parts=self.registry.capture_small(), version=self.registry.version())
+        except Exception as error:  # of an object of the script's, perhaps; training goes on without
+            self.boundary = None
+            self.cannot_save(error)
 
     def begin_epoch(self) -> None:
         self._epoch_rng = randomness.capture()

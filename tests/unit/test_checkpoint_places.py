@@ -439,3 +439,25 @@ def test_training_in_a_loop_inside_another_one_is_told_and_in_a_zip_of_both_is_n
                 run.step()
     told = [sentence for sentence in run.report if "inside a batch of another one" in sentence]
     assert len(told) == nested
+
+
+def test_an_object_whose_state_cannot_be_taken_ends_no_training(tmp_path):
+    class Odd:
+        broken = False
+
+        def state_dict(self):
+            if self.broken:
+                raise ValueError("this counter is broken")
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    odd = Odd()
+    run = Run(extra={"odd": odd}, directory=tmp_path, every_seconds=None)
+    for _ in run.epochs(2):
+        for _ in run.batches(range(2)):
+            run.step()
+            odd.broken = True
+    assert run.steps == 4 and list_checkpoints(str(tmp_path)) == []
+    assert "CANNOT SAVE" in run.report[0] and "this counter is broken" in run.report[0]
