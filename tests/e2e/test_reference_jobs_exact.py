@@ -2,16 +2,9 @@
 
 import pytest
 from reference_jobs import JOBS, ends_the_same
-from training_jobs import Job, Zygote
+from training_jobs import Job
 
 pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
-
-
-@pytest.fixture(scope="module")
-def trainer():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
 
 
 def test_the_example_of_a_plain_loop(trainer, tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from training_jobs import HERE, Job, Zygote
+from training_jobs import HERE, Job
 
 from gpusched.checkpoint import list_checkpoints
 from gpusched.checkpoint.disk import contents
@@ -12,15 +12,8 @@ pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
 SCRIPT = HERE / "accumulating_training.py"
 
 
-@pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-def result_of(zygote, folder, stops, *arguments):
-    job = Job(zygote, folder, SCRIPT, "--out", folder / "result", *arguments)
+def result_of(trainer, folder, stops, *arguments):
+    job = Job(trainer, folder, SCRIPT, "--out", folder / "result", *arguments)
     for stop in stops:
         assert job.start(stop_at=stop).wait() == 85, job.output
     assert job.start().wait() == 0, job.output
@@ -28,16 +21,16 @@ def result_of(zygote, folder, stops, *arguments):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--zero-first",)], ids=["zeroed last", "zeroed first"])
-def test_a_stop_inside_a_window_loses_no_gradient(zygote, tmp_path, arguments):
-    expected, _ = result_of(zygote, tmp_path / "straight", [], *arguments)
+def test_a_stop_inside_a_window_loses_no_gradient(trainer, tmp_path, arguments):
+    expected, _ = result_of(trainer, tmp_path / "straight", [], *arguments)
     # in the first window, in the window that the epoch cuts short, in the second epoch
-    found, job = result_of(zygote, tmp_path / "stopped", [2, 8, 5], *arguments)
+    found, job = result_of(trainer, tmp_path / "stopped", [2, 8, 5], *arguments)
     assert found == expected
     assert len(list_checkpoints(job.checkpoints)) == 3  # kept of 4
 
 
-def test_gradients_are_stored_inside_a_window_only(zygote, tmp_path):
-    job, stored = Job(zygote, tmp_path, SCRIPT, "--out", tmp_path / "result"), []
+def test_gradients_are_stored_inside_a_window_only(trainer, tmp_path):
+    job, stored = Job(trainer, tmp_path, SCRIPT, "--out", tmp_path / "result"), []
     for stop in (3, 1):
         assert job.start(stop_at=stop).wait() == 85, job.output
         newest = list_checkpoints(job.checkpoints)[-1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from gangs import Gang
-from training_jobs import REPOSITORY, Job, Zygote
+from training_jobs import REPOSITORY, Job
 
 pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
 SCRIPT = REPOSITORY / "jobs" / "elastic.py"
@@ -12,23 +12,16 @@ ARGUMENTS = ["--epochs", "2", "--samples", "330", "--batch", "8"]  # 6 steps of 
 
 
 @pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
-def alone(zygote, tmp_path_factory):
+def alone(trainer, tmp_path_factory):
     """The result of an uninterrupted run in one process."""
     folder = tmp_path_factory.mktemp("alone")
-    job = Job(zygote, folder, SCRIPT, *ARGUMENTS, "--out", folder / "result").start()
+    job = Job(trainer, folder, SCRIPT, *ARGUMENTS, "--out", folder / "result").start()
     assert job.wait() == 0, job.output
     return json.loads((folder / "result").read_text())
 
 
-def test_a_run_that_moves_from_6_to_2_to_1_to_3_processes_has_the_same_bits(zygote, alone, tmp_path):
-    job = Gang(zygote, tmp_path, SCRIPT, *ARGUMENTS, "--out", tmp_path / "result")
+def test_a_run_that_moves_from_6_to_2_to_1_to_3_processes_has_the_same_bits(trainer, alone, tmp_path):
+    job = Gang(trainer, tmp_path, SCRIPT, *ARGUMENTS, "--out", tmp_path / "result")
     # in the middle of both epochs; several processes need one more step to agree, the end of an epoch is a safe point
     for size, stop_at, step in ((6, 2, 3), (2, 1, 5), (1, 3, 7)):
         assert job.run(size, stop_at=stop_at) == [85] * size, job.output
@@ -38,8 +31,8 @@ def test_a_run_that_moves_from_6_to_2_to_1_to_3_processes_has_the_same_bits(zygo
     assert alone["steps"] == 12 and len(alone["curve"]) == 12
 
 
-def test_a_number_of_processes_that_does_not_fit_is_refused_with_those_that_do(zygote, tmp_path):
-    job = Gang(zygote, tmp_path, SCRIPT, *ARGUMENTS)
+def test_a_number_of_processes_that_does_not_fit_is_refused_with_those_that_do(trainer, tmp_path):
+    job = Gang(trainer, tmp_path, SCRIPT, *ARGUMENTS)
     assert job.run(4) == [1, 1, 1, 1]
     assert "6 logical ranks cannot be shared evenly by 4 processes" in job.output
     assert "Start 1, 2, 3 or 6 processes" in job.output

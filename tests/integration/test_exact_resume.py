@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from training_jobs import HERE, REPOSITORY, Job, Zygote
+from training_jobs import HERE, REPOSITORY, Job
 
 from gpusched.checkpoint.disk.files import list_checkpoints
 
@@ -17,21 +17,14 @@ SCRIPT, MLP = HERE / "exact_training.py", REPOSITORY / "jobs" / "train_mlp.py"
 
 
 @pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(zygote, tmp_path_factory):
+def undisturbed(trainer, tmp_path_factory):
     """The result of the training script without a stop, by extra arguments."""
     results = {}
 
     def result_of(*arguments):
         if arguments not in results:
             folder = tmp_path_factory.mktemp("undisturbed")
-            job = Job(zygote, folder, SCRIPT, "--out", folder / "result", *arguments).start()
+            job = Job(trainer, folder, SCRIPT, "--out", folder / "result", *arguments).start()
             assert job.wait() == 0, job.output
             results[arguments] = json.loads((folder / "result").read_text())
         return results[arguments]
@@ -39,9 +32,9 @@ def undisturbed(zygote, tmp_path_factory):
     return result_of
 
 
-def stopped(zygote, folder, holds, *arguments):
+def stopped(trainer, folder, holds, *arguments):
     """The result of the training script when it was stopped at each of these holds."""
-    job = Job(zygote, folder, SCRIPT, "--out", folder / "result", *arguments)
+    job = Job(trainer, folder, SCRIPT, "--out", folder / "result", *arguments)
     for hold in holds:
         job.start(*hold)
         job.wait_for("holding")
@@ -74,9 +67,9 @@ def at_steps(count, seed):
     ],
     ids=["1 stop", "3 stops", "2 workers", "persistent", "ends of epochs", "in evaluations", "weighted sampler"],
 )
-def test_a_stopped_run_ends_bit_for_bit_like_one_that_was_not(zygote, undisturbed, tmp_path, holds, arguments):
+def test_a_stopped_run_ends_bit_for_bit_like_one_that_was_not(trainer, undisturbed, tmp_path, holds, arguments):
     expected = undisturbed(*arguments)
-    assert stopped(zygote, tmp_path, holds, *arguments) == expected
+    assert stopped(trainer, tmp_path, holds, *arguments) == expected
     assert expected["steps"] == 21
 
 
@@ -92,10 +85,10 @@ def test_every_sample_is_seen_once_in_every_epoch(undisturbed):
         assert sorted(seen) == list(range(100))
 
 
-def test_the_example_job_leaves_nobody_behind_when_it_is_stopped_and_resumes_exactly(zygote, tmp_path):
+def test_the_example_job_leaves_nobody_behind_when_it_is_stopped_and_resumes_exactly(trainer, tmp_path):
     arguments = ["--epochs", "2", "--samples", "512", "--workers", "2"]
-    straight = Job(zygote, tmp_path / "straight", MLP, *arguments, "--out", tmp_path / "straight.json").start()
-    job = Job(zygote, tmp_path / "stopped", MLP, *arguments, "--out", tmp_path / "stopped.json")
+    straight = Job(trainer, tmp_path / "straight", MLP, *arguments, "--out", tmp_path / "straight.json").start()
+    job = Job(trainer, tmp_path / "stopped", MLP, *arguments, "--out", tmp_path / "stopped.json")
     job.start("--slow-ms", "100")
     job.wait_for("progress.jsonl")
     job.ask("stop")
@@ -109,8 +102,8 @@ def test_the_example_job_leaves_nobody_behind_when_it_is_stopped_and_resumes_exa
     assert json.loads((tmp_path / "stopped.json").read_text()) == json.loads((tmp_path / "straight.json").read_text())
 
 
-def test_a_save_request_is_acknowledged_and_the_training_goes_on(zygote, tmp_path):
-    job = Job(zygote, tmp_path, MLP, "--epochs", "1", "--samples", "640")
+def test_a_save_request_is_acknowledged_and_the_training_goes_on(trainer, tmp_path):
+    job = Job(trainer, tmp_path, MLP, "--epochs", "1", "--samples", "640")
     job.start("--slow-ms", "20")
     job.wait_for("watching")
     job.ask("save")
@@ -121,8 +114,8 @@ def test_a_save_request_is_acknowledged_and_the_training_goes_on(zygote, tmp_pat
     assert not (job.directory / "watching").exists()  # it no longer polls
 
 
-def test_sigterm_by_hand_saves_at_the_next_step_and_leaves_with_85(zygote, tmp_path):
-    job = Job(zygote, tmp_path, MLP, "--epochs", "1", "--samples", "640")
+def test_sigterm_by_hand_saves_at_the_next_step_and_leaves_with_85(trainer, tmp_path):
+    job = Job(trainer, tmp_path, MLP, "--epochs", "1", "--samples", "640")
     job.start("--slow-ms", "50")
     job.wait_for("progress.jsonl")
     subprocess.run(["kill", "-TERM", str(job.pid)], check=True)
@@ -131,11 +124,11 @@ def test_sigterm_by_hand_saves_at_the_next_step_and_leaves_with_85(zygote, tmp_p
     assert list_checkpoints(job.checkpoints)[-1].good
 
 
-def test_kill_9_at_any_moment_of_saving_leaves_a_checkpoint_that_loads(zygote, tmp_path):
+def test_kill_9_at_any_moment_of_saving_leaves_a_checkpoint_that_loads(trainer, tmp_path):
     chance = random.Random(11)
     script = tmp_path / "saves_all_the_time.py"
     script.write_text(SAVES_ALL_THE_TIME)
-    job, newest = Job(zygote, tmp_path / "job", script), 0
+    job, newest = Job(trainer, tmp_path / "job", script), 0
     for _ in range(10):
         job.start()
         job.wait_for("progress.jsonl")

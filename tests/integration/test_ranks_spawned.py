@@ -3,23 +3,16 @@
 import json
 
 import pytest
-from training_jobs import HERE, Job, Zygote
+from training_jobs import HERE, Job
 
 from gpusched.checkpoint import list_checkpoints
 
 pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
 
 
-@pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
-def test_three_spawned_ranks_preempted_twice_end_bit_for_bit_like_undisturbed(zygote, tmp_path):
+def test_three_spawned_ranks_preempted_twice_end_bit_for_bit_like_undisturbed(trainer, tmp_path):
     straight, stopped = (
-        Job(zygote, tmp_path / name, HERE / "spawned_training.py", "--out", tmp_path / f"{name}.json")
+        Job(trainer, tmp_path / name, HERE / "spawned_training.py", "--out", tmp_path / f"{name}.json")
         for name in ("straight", "stopped")
     )
     straight.start(GLOO_SOCKET_IFNAME="lo")
