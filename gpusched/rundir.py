@@ -59,6 +59,7 @@ ENV_CHECKPOINT_DIR = "GPUSCHED_CHECKPOINT_DIR"
 ENV_GRACE = "GPUSCHED_GRACE_SECONDS"  # how long a job that is asked to leave may take
 ENV_END_TIME = "GPUSCHED_END_TIME"  # seconds since 1970 at which the time limit passes; absent: there is none
 ENV_TRACE = "GPUSCHED_TRACE"  # a file: gpusched.checkpoint writes there what everything was at each safe point
+ENV_AGREE = "GPUSCHED_AGREE"  # "always": several ranks agree at every safe point, not about ten times a second
 ENV_MARK = "GPUSCHED_ATTEMPT_MARK"  # unique per attempt: finds the remains of a tree whose supervisor was killed
 
 

@@ -15,6 +15,7 @@ class Gang(Job):
             port = free.getsockname()[1]
         where = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
         where.update(MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo", RANK="0", LOCAL_RANK="0")
+        where["GPUSCHED_AGREE"] = "always"  # a stop comes one safe point later, however quick or slow the machine is
         self.start(*arguments, stop_at=stop_at, **where)
         where.update(
             GPUSCHED_JOB_ID="1",

@@ -125,6 +125,7 @@ def run_ranks(zygote, folder, attempt, stop_at=None):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     env = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
+    env["GPUSCHED_AGREE"] = "always"
     env.update(GPUSCHED_JOB_DIR=str(job), GPUSCHED_CHECKPOINT_DIR=str(folder / "checkpoints"))
     pids = []
     for rank in range(3):

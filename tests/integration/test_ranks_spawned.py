@@ -17,7 +17,7 @@ def test_three_spawned_ranks_preempted_twice_end_bit_for_bit_like_undisturbed(tr
     )
     straight.start(GLOO_SOCKET_IFNAME="lo")
     for stop in (3, 5):
-        stopped.start("--pause", "0.05", stop_at=stop, GLOO_SOCKET_IFNAME="lo")
+        stopped.start("--pause", "0.05", stop_at=stop, GLOO_SOCKET_IFNAME="lo", GPUSCHED_AGREE="always")
         assert stopped.wait() == 1  # the parent hands no exit code on: after a request that makes no difference
         saved = stopped.saved()
         assert saved and "stopping as asked" in stopped.output, stopped.output

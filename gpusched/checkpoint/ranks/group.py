@@ -84,7 +84,7 @@ class Group(Ranks):
         self._started = time.monotonic()
         self._wish = 0  # what this rank brings into the next round
         self._pace: Dict[str, int] = {}  # microseconds per safe point, agreed, by kind
-        self._rehearsed = any(self._talk.gather(bool(os.environ.get(rundir.ENV_TRACE))))
+        self._rehearsed = any(self._talk.gather(_always()))
         atexit.register(self.close)
 
     def gather(self, value: Any) -> List[Any]:
@@ -177,6 +177,11 @@ class Group(Ranks):
             except RuntimeError:
                 pass  # a peer that is gone, or has raised an error of its own
         self._read_at = self._started_at = 0
+
+
+def _always() -> bool:
+    """Whether to agree at every safe point, so that a stop comes one later: in rehearsals, and where that is wanted."""
+    return bool(os.environ.get(rundir.ENV_TRACE)) or os.environ.get(rundir.ENV_AGREE) == "always"
 
 
 def _encode(place: int, kind: str) -> int:
