@@ -3,10 +3,8 @@
 Each story is told twice, undisturbed and stopped at one place, and must end with the same weights and values.
 """
 
-import gc
 import os
 import threading
-import weakref
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ import torch
 from gpusched import rundir
 from gpusched.checkpoint import Run, digest, leave, list_checkpoints
 from gpusched.checkpoint.disk.vault import Vault
-from gpusched.checkpoint.mailbox import Mailbox
 
 POINTS = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
 
@@ -263,53 +260,6 @@ def test_a_save_inside_an_unfinished_step_happens_at_the_step(attempt):
     assert attempt(story, "straight") == [False, "step-2"]
 
 
-def test_loaders_that_the_script_has_dropped_are_dropped(tmp_path):
-    alive, kept = [], loader()
-    run = Run(directory=tmp_path)
-    for _ in run.epochs(4):
-        fresh = loader()
-        alive.append(weakref.ref(fresh))
-        for _ in run.batches(fresh):
-            run.step()
-        for _ in run.batches(kept):
-            pass
-        del fresh
-    gc.collect()
-    assert sum(one() is not None for one in alive) <= 1
-
-
-def test_the_checkpoint_that_was_loaded_does_not_stay_in_memory(tmp_path):
-    for steps in (2, 4):
-        run = Run(torch.nn.Linear(2, 2), directory=tmp_path)
-        for _ in run.epochs(steps):
-            for _ in run.batches(range(1)):
-                run.step()
-    assert "resumed" in run.report[0] and run._loaded is None
-
-
-def test_a_run_that_could_not_begin_holds_no_lock(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    for _ in Run(model, directory=tmp_path).epochs(1):
-        pass
-    other = Run(torch.nn.Linear(3, 3), directory=tmp_path)
-    with pytest.raises(Exception, match="checkpoint"):
-        list(other.epochs(1))
-    assert list(Run(model, directory=tmp_path).epochs(2)) == [1]
-
-
-def test_a_stop_that_comes_while_a_save_is_served_is_not_lost(tmp_path):
-    def ask(what, seq):
-        rundir.write_json(str(tmp_path / rundir.REQUEST), {"ask": what, "seq": seq}, durable=False)
-
-    mail = Mailbox(str(tmp_path), 1)
-    ask("save", 1)
-    first = mail.poll()
-    ask("stop", 2)
-    assert mail.poll().stop  # the watchdog looks while the checkpoint is being written
-    mail.close(first)
-    assert mail.poll() is not None and mail.poll().seq == 2
-
-
 def test_a_write_that_is_collected_at_once_is_acknowledged(attempt, monkeypatch):
     """The watchdog's thread may come by the moment the write is done, before the training thread goes on."""
 
@@ -387,25 +337,6 @@ def test_a_stop_right_after_a_write_that_fails_is_not_answered_with_an_older_che
     assert not os.path.exists(answer)
 
 
-class Settings(dict):
-    __getattr__ = dict.__getitem__  # raises KeyError for what is not there
-
-
-class Answering:
-    def __getattr__(self, name):
-        raise RuntimeError(f"somebody asked for {name}")
-
-
-def test_objects_that_answer_for_any_attribute_are_not_asked(tmp_path):
-    settings, answering = Settings(lr=0.1), Answering()
-    data = torch.utils.data.TensorDataset(POINTS)
-    data.settings, data.answering = settings, answering
-    for _ in (run := Run(directory=tmp_path)).epochs(1):
-        for _ in run.batches(torch.utils.data.DataLoader(data, 8)):
-            run.step()
-    assert run.report == []
-
-
 def test_enumerate_from_run_batch_counts_on_after_a_stop(attempt):
     def story(at):
         torch.manual_seed(0)
@@ -439,25 +370,3 @@ def test_training_in_a_loop_inside_another_one_is_told_and_in_a_zip_of_both_is_n
                 run.step()
     told = [sentence for sentence in run.report if "inside a batch of another one" in sentence]
     assert len(told) == nested
-
-
-def test_an_object_whose_state_cannot_be_taken_ends_no_training(tmp_path):
-    class Odd:
-        broken = False
-
-        def state_dict(self):
-            if self.broken:
-                raise ValueError("this counter is broken")
-            return {}
-
-        def load_state_dict(self, state):
-            pass
-
-    odd = Odd()
-    run = Run(extra={"odd": odd}, directory=tmp_path, every_seconds=None)
-    for _ in run.epochs(2):
-        for _ in run.batches(range(2)):
-            run.step()
-            odd.broken = True
-    assert run.steps == 4 and list_checkpoints(str(tmp_path)) == []
-    assert "CANNOT SAVE" in run.report[0] and "this counter is broken" in run.report[0]

@@ -5,10 +5,18 @@ import sys
 
 import pytest
 
-from gpusched.checkpoint.state.unregistered import Unregistered, find
+from gpusched.checkpoint.state.unregistered import Unregistered, objects
 
 torch = pytest.importorskip("torch", reason="needs the extra gpusched[torch]")
 numpy = pytest.importorskip("numpy")
+
+
+def find(frame, registered, ignore=()):
+    """What would be told, generators that were not drawn from included."""
+    watch = Unregistered(frame, registered, ignore)
+    watch._states = [None] * len(watch._states)
+    assert len(watch.sentences()) == len(objects(frame, registered, ignore))
+    return watch.sentences()
 
 
 def test_every_kind_of_thing_with_state_is_named_by_its_variable():

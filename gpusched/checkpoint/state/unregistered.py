@@ -48,11 +48,6 @@ def with_article(word: str) -> str:
     return ("an " if word[:1].lower() in "aeio" else "a ") + word
 
 
-def find(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[str]:
-    """Sentences on what has state and is not registered, one for each object."""
-    return [_sentence(*found) for found in objects(frame, registered, ignore)]
-
-
 def objects(frame: Any, registered: Iterable[Any], ignore: Sequence[Any] = ()) -> List[Tuple[str, Any, str]]:
     """(name, object, kind) of what has state and is not registered."""
     known = {id(one) for one in registered} | {id(one) for one in ignore}
