@@ -51,6 +51,7 @@ def _take_in(turn: Turn, occupancy: Occupancy, stale: bool) -> None:
         occupancy.foreign_mib + unexplained,
         stale,
         before.drained if before else "",
+        reading.group or (before.group if before else ""),
     )
     turn.put_device(device)
     if device.health is not Health.OK and (before is None or before.health is Health.OK):

@@ -36,6 +36,7 @@ class DeviceReading:
     power_w: float | None = None
     power_limit_w: float | None = None
     pci_bus_id: str | None = None
+    group: str = ""  # devices of one group have a fast link between them (NVLink island, NUMA node, node); "": unknown
     health: Health = Health.OK
     fault: str = ""  # in words, when health is not OK
 
@@ -74,6 +75,7 @@ class Device:
     foreign_mib: int = 0
     stale: bool = False  # the probe has stopped answering: nothing new starts here
     drained: str = ""  # the administrator's reason; empty: not drained
+    group: str = ""  # gangs are packed into one group where there is room
 
     @property
     def usable(self) -> bool:

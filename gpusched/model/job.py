@@ -50,6 +50,7 @@ class Request:
     shared: bool = False
     gpu_type: str | None = None  # glob on the device's name
     partition: str = "default"
+    gpus_max: int | None = None  # elastic (--gpus 2-8): it runs on any number from `gpus` to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class JobSpec:
     account: str = ""
     env_digest: str = ""  # the environment itself is kept by the store, once per digest
     time_limit: float | None = None  # seconds, per attempt
+    expected: float | None = None  # seconds of running in all that the user expects: for planning, never enforced
+    nice: int = 0  # lowers the priority (raises it, if negative: administrators only)
     warn: float = 0.0  # seconds before the time limit at which the job is asked to save and leave
     begin: float | None = None  # wall clock: not before
     cron: str | None = None  # five fields; this job is a template that submits copies
@@ -141,6 +144,12 @@ class Job:
     patient: bool = False  # it gave its devices back: it asks nobody to leave until it has run again
     dependency_met: bool = True
     dependency_failed: bool = False  # can never be met
+    ran: float = 0.0  # seconds that its ended attempts ran
+    gpu_seconds: float = 0.0  # devices × seconds that its ended attempts ran: attained service
+    preemptions: int = 0  # how often it has left for other jobs and waits, or waited, to go on
+    lost: float = 0.0  # seconds of running that its preemptions cost it, as far as is known
+    cost: float | None = None  # seconds that moving it costs, measured at its own restarts
+    requeued_at: float | None = None  # wall clock: when it last came back to the queue
     eligible_at: float | None = None  # wall clock: when it could first have been started; the start of its wait
     started_at: float | None = None  # wall clock, of the latest attempt
     ended_at: float | None = None
@@ -151,6 +160,11 @@ class Job:
     def key(self) -> str:
         """How people name it: 42, or 42_3 for an array element."""
         return f"{self.array.array_id}_{self.array.index}" if self.array else str(self.id)
+
+    @property
+    def account(self) -> str:
+        """Who is charged: the account it was submitted to, else its user."""
+        return self.spec.account or self.owner.user
 
     @property
     def attempt_key(self) -> AttemptKey:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from gpusched.model.errors import UsageError, known
+from gpusched.model.policy import PolicyRules
 
 DEFAULT_PARTITION = "default"
 DEFAULT_QOS = "normal"
@@ -92,6 +93,7 @@ class Rules:
     max_unasked_requeues: int = 5  # consecutive exits with 85 that nobody asked for and that saved nothing new
     bypass_limit: int = 100  # later jobs that may start before a job that waits for the devices they take
     max_array: int = 10_000  # elements of one array
+    policy: PolicyRules = field(default_factory=PolicyRules)
 
     @classmethod
     def default(cls, cpu_jobs: int = 8) -> Rules:
@@ -124,6 +126,7 @@ class Rules:
         self.partition(self.default_partition)
         for partition in self.partitions.values():
             _check_times(partition)
+        self.policy.check()
         return self
 
 
