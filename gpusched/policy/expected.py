@@ -1,0 +1,59 @@
+"""How long a job is expected to run, and from what that is known."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gpusched.model.clock import Instant
+from gpusched.model.job import Attempt, Job
+from gpusched.policy.predict import Durations, Prediction
+
+LEAST_LEFT = 60.0  # a job past its estimate is assumed to need so many seconds more …
+LEAST_SHARE = 0.1  # … or this share of what it has run already, whichever is longer
+
+
+class Knows(Protocol):
+    """What is needed of the view."""
+
+    durations: Durations
+    live: dict[int, Attempt]
+
+
+def total(view: Knows, job: Job) -> float | None:
+    """Seconds of running in all that the job is expected to need: told, limited, or predicted; None: nobody knows."""
+    if job.spec.expected is not None:
+        return job.spec.expected
+    if job.spec.time_limit is not None:
+        return job.spec.time_limit
+    found = _predicted(view, job, job.ran)
+    return None if found is None else job.ran + found.high
+
+
+def remaining(view: Knows, job: Job, now: Instant) -> float | None:
+    """Seconds that it still has to run, counted from now; what its preemptions cost it comes on top."""
+    whole = total(view, job)
+    if whole is None:
+        return None
+    done = job.ran + running_for(view, job, now)
+    return max(whole + job.lost - done, LEAST_LEFT, LEAST_SHARE * done)
+
+
+def basis(view: Knows, job: Job) -> str:
+    """From what its run time is known, in words; empty: from nothing."""
+    if job.spec.expected is not None:
+        return "as its owner expects (--expect)"
+    if job.spec.time_limit is not None:
+        return "its time limit"
+    found = _predicted(view, job, job.ran)
+    return "" if found is None else found.basis
+
+
+def running_for(view: Knows, job: Job, now: Instant) -> float:
+    """Seconds that its live attempt has run; 0 without one, or before it has started."""
+    attempt = view.live.get(job.id)
+    return 0.0 if attempt is None or attempt.started is None else max(0.0, now.boot - attempt.started)
+
+
+def _predicted(view: Knows, job: Job, ran: float) -> Prediction | None:
+    spec = job.spec
+    return view.durations.predict(job.owner.user, job.account, spec.name, spec.request.gpus, ran)
