@@ -22,6 +22,15 @@ class StoryLine:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountUsage:
+    """What the ended attempts of one account have used, decayed to the moment `at` (wall clock)."""
+
+    account: str
+    device_seconds: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """Everything of one step that must become durable together. Later rows of the same id replace earlier ones."""
 
@@ -30,9 +39,11 @@ class Changes:
     environments: tuple[tuple[str, Environment], ...] = ()  # (digest, environment): kept once per digest
     story: tuple[StoryLine, ...] = ()
     next_job_id: int | None = None  # ids are never reused, not even after the history was trimmed
+    usage: tuple[AccountUsage, ...] = ()  # of the accounts whose attempts have ended
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.attempts or self.environments or self.story or self.next_job_id)
+        rows = self.jobs or self.attempts or self.environments or self.story or self.usage
+        return bool(rows or self.next_job_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +85,4 @@ class Snapshot:
     jobs: tuple[Job, ...] = ()  # all that are not final, and final ones that others depend on
     attempts: tuple[Attempt, ...] = ()  # all that are not released
     next_job_id: int = 1
+    usage: tuple[AccountUsage, ...] = ()

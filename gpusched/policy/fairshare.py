@@ -1,0 +1,180 @@
+"""Who has used how much of the devices lately, and what that means for whose turn it is.
+
+Usage is counted in device-seconds per account and decays with a half-life, continuously: an attempt on g devices
+that has run for t seconds weighs g·(1 − e^(−λt))/λ with λ = ln 2 / half-life. Of each account a few sums are kept
+(policy/usage.py), decayed on reading, so that reading costs the same however many jobs run.
+
+The factor is Slurm's classic one (priority/multifactor, "Classic Fairshare"): F = 2^(−U/(S·d)), where U is the
+account's part of all decayed usage and S its part of the shares of all known accounts. An account is known while
+it has jobs that wait or run, or usage that is not forgotten.
+
+No clock here: the wall time is passed in. It may jump: time that seems to run backwards counts as none at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import log
+
+from gpusched.model.changes import AccountUsage
+from gpusched.model.job import Job
+from gpusched.model.policy import DAY, FairShare
+from gpusched.policy.usage import Usage
+
+FORGOTTEN = 1.0  # device-seconds: an account without jobs that has decayed to less is forgotten
+SLEW = 1.0  # seconds by which a clock may be set back without anything being counted anew
+_LEAST = 1e-300  # of a factor, which is above 0 however much was used
+
+
+@dataclass(slots=True)
+class Running:
+    """A live attempt, as it is being charged."""
+
+    account: str
+    gpus: float
+    started: float  # wall clock
+
+
+class Ledger:
+    """The usage of all accounts. The engine tells it of starts and ends; policies read `factor`."""
+
+    def __init__(self, rules: FairShare) -> None:
+        self.rules = rules
+        self.version = 0  # (version, now) decides every answer: for callers that keep what they have worked out
+        half_life = rules.half_life_days * DAY
+        self._decay = log(2) / half_life if half_life else 0.0
+        self._entry = rules.entry_hours * 3600
+        self._named = dict(rules.shares)
+        self._accounts: dict[str, Usage] = {}
+        self._all = Usage(self._decay, self._entry, 0.0)
+        self._running: dict[int, Running] = {}  # job id → its live attempt
+        self._jobs: Counter[str] = Counter()  # account → its jobs that wait or run
+        self._shares = 0.0  # of all known accounts
+        self._changed: set[str] = set()  # accounts whose row is to be committed
+        self._seen = 0.0  # the latest wall time of a change
+
+    # ---- what the engine tells ------------------------------------------------------------------------------
+
+    def enter(self, account: str) -> None:
+        """The account has one more job that waits or runs."""
+        self._jobs[account] += 1
+        if self._jobs[account] == 1 and account not in self._accounts:
+            self._count_shares()
+
+    def leave(self, account: str, now_wall: float) -> None:
+        """One of the account's jobs has ended for good."""
+        self._jobs[account] -= 1
+        if self._jobs[account] > 0:
+            return
+        del self._jobs[account]
+        usage = self._accounts.get(account)
+        if usage is not None and not usage.gpus and usage.value(now_wall) < FORGOTTEN:
+            del self._accounts[account]
+        self._count_shares()
+
+    def start(self, job: Job, gpus: float, now_wall: float) -> None:
+        """An attempt of the job has been given so many devices (a part of one, where it shares its memory)."""
+        self._at(now_wall)
+        account = job.account
+        if account not in self._accounts:
+            self._accounts[account] = Usage(self._decay, self._entry, now_wall)
+            self._count_shares()
+        self._accounts[account].start(gpus, now_wall)
+        self._all.start(gpus, now_wall)
+        self._running[job.id] = Running(account, gpus, now_wall)
+        self.version += 1
+
+    def end(self, job_id: int, ran: float, now_wall: float) -> None:
+        """The job's attempt has ended and ran for `ran` seconds. Nothing, if no start of it was told."""
+        running = self._running.pop(job_id, None)
+        if running is None:
+            return
+        self._at(now_wall)
+        for usage in (self._accounts[running.account], self._all):
+            usage.end(running.gpus, running.started, ran, now_wall)
+        self._changed.add(running.account)
+        self.version += 1
+
+    # ---- what the policies ask ------------------------------------------------------------------------------
+
+    def usage(self, account: str, now_wall: float) -> float:
+        """Decayed device-seconds of an account, with what its live attempts have used or are charged at once."""
+        usage = self._accounts.get(account)
+        return usage.value(now_wall) if usage is not None else 0.0
+
+    def total(self, now_wall: float) -> float:
+        """Decayed device-seconds of all accounts."""
+        return self._all.value(now_wall)
+
+    def weight(self, account: str) -> float:
+        """The configured shares of an account."""
+        return self._named.get(account, self.rules.default_share)
+
+    def share(self, account: str) -> float:
+        """The account's part (0 to 1) of the shares of all accounts that are known."""
+        weight = self.weight(account)
+        known = account in self._jobs or account in self._accounts
+        return weight / (self._shares if known else self._shares + weight)
+
+    def factor(self, account: str, now_wall: float) -> float:
+        """2^(−U/(S·d)), in (0, 1]: 1 without usage, ½ when the account has used just its share (with d = 1)."""
+        used, total = self.usage(account, now_wall), self._all.value(now_wall)
+        if used <= 0 or total <= 0:
+            return 1.0
+        part = min(1.0, used / total)
+        return max(_LEAST, float(2.0 ** (-part / (self.share(account) * self.rules.damping))))
+
+    def accounts(self) -> list[str]:
+        """All accounts that are known, in the order of their names."""
+        return sorted(self._jobs.keys() | self._accounts.keys())
+
+    # ---- over a restart -------------------------------------------------------------------------------------
+
+    def changed(self) -> tuple[AccountUsage, ...]:
+        """The rows to commit: accounts of which attempts have ended since this was last asked."""
+        rows = tuple(self._row(account) for account in sorted(self._changed))
+        self._changed.clear()
+        return rows
+
+    def entries(self) -> tuple[AccountUsage, ...]:
+        """What ended attempts have used, of every account; live ones are told anew by `start` after `load`."""
+        return tuple(self._row(account) for account in sorted(self._accounts))
+
+    def load(self, entries: Iterable[AccountUsage], now_wall: float) -> None:
+        """Take in what was committed, in an empty ledger. A moment that lies ahead (a clock set back) counts as now."""
+        self._at(now_wall)
+        for entry in entries:
+            usage = Usage(self._decay, self._entry, min(entry.at, now_wall))
+            usage.ended = max(0.0, entry.device_seconds)
+            usage.settle(now_wall)
+            if usage.ended < FORGOTTEN:
+                continue
+            self._accounts[entry.account] = usage
+            self._all.settle(now_wall)
+            self._all.ended += usage.ended
+        self._count_shares()
+
+    # ---- inside ---------------------------------------------------------------------------------------------
+
+    def _row(self, account: str) -> AccountUsage:
+        usage = self._accounts[account]
+        return AccountUsage(account, usage.ended, usage.at)
+
+    def _count_shares(self) -> None:
+        self._shares = sum(self.weight(account) for account in self.accounts())
+        self.version += 1
+
+    def _at(self, now: float) -> None:
+        """Note the time of a change. Has the clock been set back, count live attempts anew from what is now true."""
+        if now < self._seen - SLEW:
+            for usage in (*self._accounts.values(), self._all):
+                usage.restart(now)
+            for running in self._running.values():
+                running.started = min(running.started, now)
+            for running in sorted(self._running.values(), key=lambda r: r.started):
+                self._accounts[running.account].resume(running.gpus, running.started, now)
+                self._all.resume(running.gpus, running.started, now)
+            self._seen = now
+        self._seen = max(self._seen, now)

@@ -1,0 +1,88 @@
+"""The multifactor priority: who of the waiting jobs of one QoS level goes first, broken down into its factors.
+
+    total = w_age · age + w_fair_share · F + w_size · size − w_nice · nice
+
+after Slurm's priority/multifactor plugin. Age is the time since the job could first have been started, in units of
+`age_days`, and has no upper end. So nobody starves: every job gains w_age points in age_days of waiting, all at the
+same rate, and what a later job can have ahead is bounded. A job can be passed only by jobs that became eligible at
+most
+
+    (w_fair_share + w_size + w_nice · (highest − lowest nice)) / w_age · age_days
+
+after it. With the default weights and without --nice that is 14.7 days. The QoS level comes before all of this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpusched.model.clock import Instant
+from gpusched.model.job import Job, Request
+from gpusched.model.policy import DAY
+from gpusched.policy.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One addend of the priority: the factor, and what it is worth."""
+
+    value: float
+    weight: float
+
+    @property
+    def points(self) -> float:
+        return self.value * self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The priority of one job at one moment. fair_share and size are within 0 and 1; age has no upper end; nice is
+    the job's --nice with its sign turned, as it is added."""
+
+    qos: str
+    level: int  # the priority of the QoS: it goes before the total
+    age: Factor
+    fair_share: Factor
+    size: Factor
+    nice: Factor
+
+    @property
+    def total(self) -> float:
+        return self.age.points + self.fair_share.points + self.size.points + self.nice.points
+
+
+def factors(view: View, job: Job, now: Instant) -> Factors:
+    """The job's priority now, broken down. A job that waits for something else than devices gains no age."""
+    weights = view.rules.policy.weights
+    waited = 0.0 if job.eligible_at is None else max(0.0, now.wall - job.eligible_at)
+    return Factors(
+        job.spec.qos,
+        view.priority(job),
+        Factor(waited / (weights.age_days * DAY), weights.age),
+        Factor(view.ledger.factor(job.account, now.wall), weights.fair_share),
+        Factor(size(view, job), weights.size),
+        Factor(float(-job.spec.nice), weights.nice),
+    )
+
+
+def static(view: View, job: Job) -> float:
+    """What stays of the job's priority while it waits, its age expressed by the moment from which it counts.
+
+    For jobs that are eligible, total(now) = static + F(account, now) · w_fair_share + w_age · now / age_days, the last
+    being equal for all: jobs of one account keep their order while they wait. It changes with the job's spec and when
+    devices join or leave a partition.
+    """
+    weights = view.rules.policy.weights
+    since = job.submitted_at if job.eligible_at is None else job.eligible_at
+    return (
+        weights.size * size(view, job) - weights.nice * job.spec.nice - weights.age * since / (weights.age_days * DAY)
+    )
+
+
+def size(view: View, job: Job) -> float:
+    """The job's devices as a part (0 to 1) of the largest gang that its partition could hold."""
+    gpus = job.spec.request.gpus
+    if not gpus:
+        return 0.0
+    most = len(view.suitable(Request(partition=job.spec.request.partition)))
+    return min(1.0, gpus / most) if most else 1.0
