@@ -51,6 +51,7 @@ class Request:
     gpu_type: str | None = None  # glob on the device's name
     partition: str = "default"
     gpus_max: int | None = None  # elastic (--gpus 2-8): it runs on any number from `gpus` to this
+    reservation: str = ""  # only on the devices of this reservation (--reservation)
 
 
 @dataclass(frozen=True, slots=True)
