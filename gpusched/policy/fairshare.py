@@ -63,14 +63,14 @@ class Ledger:
         if self._jobs[account] == 1 and account not in self._accounts:
             self._count_shares()
 
-    def leave(self, account: str, now_wall: float) -> None:
+    def leave(self, account: str) -> None:
         """One of the account's jobs has ended for good."""
         self._jobs[account] -= 1
         if self._jobs[account] > 0:
             return
         del self._jobs[account]
         usage = self._accounts.get(account)
-        if usage is not None and not usage.gpus and usage.value(now_wall) < FORGOTTEN:
+        if usage is not None and not usage.gpus and usage.value(self._seen) < FORGOTTEN:
             del self._accounts[account]
         self._count_shares()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from gpusched.model.changes import Changes, Snapshot, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.job import Attempt, Environment, Job
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.rows import end_of
@@ -22,6 +22,7 @@ class MemoryStore:
         self._attempts: dict[int, dict[int, Attempt]] = {}  # of job id, by number
         self._environments: dict[str, Environment] = {}
         self._story: dict[int, list[StoryLine]] = {}
+        self._usage: dict[str, AccountUsage] = {}
         self._next_job_id = 1
 
     # ---- writing ----------------------------------------------------------------------------------------------
@@ -46,6 +47,8 @@ class MemoryStore:
             self._environments.setdefault(digest, dict(environment))
         for line in change.story:
             self._story.setdefault(line.job_id, []).append(line)
+        for used in change.usage:
+            self._usage[used.account] = used
         if change.next_job_id is not None:
             self._next_job_id = max(self._next_job_id, change.next_job_id)
 
@@ -84,6 +87,7 @@ class MemoryStore:
             jobs=tuple(sorted(jobs, key=lambda job: job.id)),
             attempts=tuple(attempts[key] for key in sorted(attempts)),
             next_job_id=self._next_job_id,
+            usage=tuple(self._usage[account] for account in sorted(self._usage)),
         )
 
     def _needed(self) -> set[int]:

@@ -25,6 +25,15 @@ INSERT INTO environment (digest, env) VALUES (?, ?) ON CONFLICT (digest) DO NOTH
 -- One more line of a job's story.
 INSERT INTO story (job_id, attempt, at, kind, text, by) VALUES (?, ?, ?, ?, ?, ?);
 
+-- name: put_usage
+-- What an account has used up to a moment.
+INSERT INTO usage (account, device_seconds, at) VALUES (?, ?, ?)
+ON CONFLICT (account) DO UPDATE SET device_seconds = excluded.device_seconds, at = excluded.at;
+
+-- name: usage
+-- What every account has used.
+SELECT account, device_seconds, at FROM usage ORDER BY account;
+
 -- name: put_meta
 -- A number that outlives rows.
 INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;

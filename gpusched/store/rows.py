@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from gpusched.model.changes import StoryLine
+from gpusched.model.changes import AccountUsage, StoryLine
 from gpusched.model.job import Attempt, Environment, Job, JobSpec, Owner, Request, Source
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.codec import Memo, codec
@@ -74,6 +74,11 @@ def attempt_row(attempt: Attempt) -> AttemptRow:
         attempt.ended_at,
         _to_json(_encode_attempt(attempt)),
     )
+
+
+def usage_row(used: AccountUsage) -> tuple[str, float, float]:
+    """The columns of an account's usage, in the order of the query put_usage."""
+    return plain(used.account), used.device_seconds, used.at
 
 
 def story_row(line: StoryLine) -> tuple[int, int, float, str, str, str]:

@@ -6,6 +6,7 @@
 --              ended_at is set if and only if the state is final.
 -- attempt      executions; `released` = 0 while the attempt holds its devices
 -- story        the lines of every job's story, in the order in which they were committed
+-- usage        device-seconds of the ended attempts of each account, decayed to the moment `at`
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -61,3 +62,9 @@ CREATE TABLE story (
 ) STRICT;
 
 CREATE INDEX story_of_job ON story (job_id, line);
+
+CREATE TABLE usage (
+    account        TEXT PRIMARY KEY,
+    device_seconds REAL NOT NULL,
+    at             REAL NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from gpusched.model.changes import Changes, Snapshot, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.digest import canonical_json
 from gpusched.model.job import Attempt, Environment, Job
 from gpusched.ports import HistoryQuery, StoreError
@@ -88,10 +88,11 @@ class SqliteStore:
         attempts = {attempt.key: attempt for change in changes for attempt in change.attempts}
         environments = {digest: env for change in changes for digest, env in change.environments}
         story = [line for change in changes for line in change.story]
+        usage = {used.account: used for change in changes for used in change.usage}
         next_id = max(
             self._next_job_id, max(jobs, default=0) + 1, *(change.next_job_id or 1 for change in changes), 1
         )
-        if not (jobs or attempts or environments or story or next_id != self._next_job_id):
+        if not (jobs or attempts or environments or story or usage or next_id != self._next_job_id):
             return
         specs: rows.Specs = {}
         with self._transaction() as db:
@@ -101,6 +102,7 @@ class SqliteStore:
             db.executemany(self._q["put_job"], [rows.job_row(job, specs) for job in jobs.values()])
             db.executemany(self._q["put_attempt"], [rows.attempt_row(attempt) for attempt in attempts.values()])
             db.executemany(self._q["put_story"], [rows.story_row(line) for line in story])
+            db.executemany(self._q["put_usage"], [rows.usage_row(used) for used in usage.values()])
             if next_id != self._next_job_id:
                 db.execute(self._q["put_meta"], ("next_job_id", next_id))
         self._next_job_id = next_id
@@ -180,6 +182,7 @@ class SqliteStore:
             jobs=tuple(sorted(found, key=lambda job: job.id)),
             attempts=tuple(attempts[key] for key in sorted(attempts)),
             next_job_id=self._next_job_id,
+            usage=tuple(AccountUsage(*row) for row in self._all("usage")),
         )
 
     def environment(self, digest: str) -> Environment:

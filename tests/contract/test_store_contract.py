@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpusched.model.changes import Changes, Snapshot, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.dependency import parse_dependency
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Hold, HoldKind, Job, JobSpec, Owner, Request, Share, Source
@@ -162,6 +162,14 @@ def test_the_story_is_told_in_the_order_in_which_it_was_committed(store: Store) 
     store.commit([Changes(jobs=(a_job(1), a_job(2)), story=tuple(lines[:3]))])
     store.commit([Changes(story=(StoryLine(2, 0, 1.0, "other", "of job 2"),)), Changes(story=tuple(lines[3:]))])
     assert store.story(1) == tuple(lines)
+
+
+def test_the_usage_of_an_account_is_replaced_and_outlives_its_jobs(store: Store) -> None:
+    first = Changes(jobs=(a_job(1, JobState.COMPLETED),), usage=(AccountUsage("vision", 3600.5, 10.25),))
+    store.commit([first, Changes(usage=(AccountUsage("änn", 1.0, 11.0), AccountUsage("vision", 7200.0, 12.0)))])
+    store.commit([Changes(usage=(AccountUsage("änn", 2.0, 13.5),))])
+    assert store.trim(1e9) == 1
+    assert store.load().usage == (AccountUsage("vision", 7200.0, 12.0), AccountUsage("änn", 2.0, 13.5))
 
 
 def test_an_attempt_of_an_unknown_job_is_refused_with_nothing_recorded(store: Store) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gpusched.model.changes import Changes, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, StoryLine
 from gpusched.model.job import Job, JobSpec, Owner
 from gpusched.model.state import JobState
 from gpusched.ports import HistoryQuery, StoreError
@@ -28,8 +28,9 @@ from gpusched.store.sqlite import SqliteStore
 ALICE = Owner(1000, 1000, "alice")
 DATA = Path(__file__).parents[1] / "data"
 STORE_DIR = Path(sys.modules["gpusched.store.sqlite"].__file__ or "").parent
-FIRST = load_migrations()[0]
-SECOND = Migration(2, "second", "ALTER TABLE job ADD COLUMN extra TEXT;\nCREATE INDEX job_extra ON job (extra);")
+KNOWN = load_migrations()
+LATEST = len(KNOWN)
+NEXT = Migration(LATEST + 1, "next", "ALTER TABLE job ADD COLUMN extra TEXT;\nCREATE INDEX job_extra ON job (extra);")
 
 
 def a_job(number: int, comment: str = "") -> Job:
@@ -179,9 +180,9 @@ def test_a_row_that_cannot_be_read_is_named_and_the_others_stay_readable(path: P
 
 
 def test_a_database_from_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
-    an_open(path, migrations=(FIRST, SECOND)).close()
+    an_open(path, migrations=(*KNOWN, NEXT)).close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"newer gpusched \(its format is 2, this version knows up to 1\)"):
+    with pytest.raises(StoreError, match=rf"newer gpusched \(its format is {LATEST + 1}, this version knows up to {LATEST}\)"):
         an_open(path)
     assert path.read_bytes() == before
 
@@ -190,23 +191,35 @@ def test_a_migration_keeps_the_rows_and_a_copy_of_the_older_file(path: Path) -> 
     store = an_open(path)
     store.commit([Changes(jobs=(a_job(1),))])
     store.close()
-    store = an_open(path, migrations=(FIRST, SECOND))
+    store = an_open(path, migrations=(*KNOWN, NEXT))
     assert store.job(1) == a_job(1)
     assert store._db.execute("SELECT extra FROM job").fetchall() == [(None,)]
     store.close()
-    copy = path.with_name("jobs.sqlite.before-2")
+    copy = path.with_name(f"jobs.sqlite.before-{LATEST + 1}")
     assert copy.stat().st_mode & 0o777 == 0o600
     older = an_open(copy)  # the way back
     assert older.job(1) == a_job(1)
     older.close()
 
 
+def test_a_database_of_the_first_version_is_brought_to_the_present_one(path: Path) -> None:
+    first = an_open(path, migrations=KNOWN[:1])
+    first.commit([Changes(jobs=(a_job(1),))])
+    first.close()
+    store = an_open(path)
+    assert (store.job(1), store.load().usage) == (a_job(1), ())
+    used = AccountUsage("vision", 3600.0, 10.0)
+    store.commit([Changes(usage=(used,))])
+    assert store.load().usage == (used,)
+    store.close()
+
+
 def test_a_migration_that_fails_halfway_leaves_the_database_as_it_was(path: Path) -> None:
     an_open(path).close()
     before = schema_of(path)
-    bad = Migration(2, "bad", "CREATE TABLE half (x TEXT);\nINSERT INTO nowhere VALUES (1);")
+    bad = Migration(LATEST + 1, "bad", "CREATE TABLE half (x TEXT);\nINSERT INTO nowhere VALUES (1);")
     with pytest.raises(StoreError):
-        an_open(path, migrations=(FIRST, bad))
+        an_open(path, migrations=(*KNOWN, bad))
     assert schema_of(path) == before
     an_open(path).close()
 
@@ -388,7 +401,7 @@ def test_a_store_that_turns_read_only_refuses_commits_and_still_answers(path: Pa
 WRITER = """
 import sys
 from pathlib import Path
-from gpusched.model.changes import Changes, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, StoryLine
 from gpusched.model.job import Attempt, Job, JobSpec, Owner, Share
 from gpusched.model.state import JobState
 from gpusched.store.sqlite import SqliteStore

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpusched.model.changes import Changes, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, StoryLine
 from gpusched.model.dependency import Clause, Dependency, Relation
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Job, JobSpec
@@ -71,6 +71,7 @@ changes = st.builds(
     environments=st.lists(st.sampled_from(list(zip(DIGESTS, ENVIRONMENTS, strict=True))), max_size=2).map(tuple),
     story=st.lists(lines, max_size=2).map(tuple),
     next_job_id=st.none() | st.integers(1, 20),
+    usage=st.lists(any_value(AccountUsage, account=st.sampled_from(["a", "b", "ä", ""])), max_size=3).map(tuple),
 )
 batches = st.lists(st.lists(changes, max_size=3), max_size=4)
 
