@@ -12,6 +12,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from gpusched.model.errors import UsageError, known
+from gpusched.model.limits import LimitRules
 from gpusched.model.policy import PolicyRules
 
 DEFAULT_PARTITION = "default"
@@ -94,6 +95,7 @@ class Rules:
     bypass_limit: int = 100  # later jobs that may start before a job that waits for the devices they take
     max_array: int = 10_000  # elements of one array
     policy: PolicyRules = field(default_factory=PolicyRules)
+    limits: LimitRules = field(default_factory=LimitRules)
 
     @classmethod
     def default(cls, cpu_jobs: int = 8) -> Rules:
@@ -127,6 +129,7 @@ class Rules:
         for partition in self.partitions.values():
             _check_times(partition)
         self.policy.check()
+        self.limits.check(self.qos, self.partitions)
         return self
 
 

@@ -1,143 +1,181 @@
-"""Decayed device-seconds as sums at one moment: what ended attempts have used, what live ones have used so far, and
-what young ones are charged beforehand. Reading at another moment costs the same however many attempts there are.
+"""How much of every limit and quota is used now, kept up to date job by job: reading it costs the same in any queue.
 
-Each sum obeys dV/dt = G − λV (G devices in use), whose solution over t seconds is V·e^(−λt) + G·(1 − e^(−λt))/λ.
+The view owns one `Usage` and tells it of every job and attempt that it takes in. Only what the rules limit is counted,
+so that a machine without limits pays nothing. It decides nothing: see policy/limits.py and policy/quota.py.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from math import exp, expm1
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gpusched.model.device import Device
+from gpusched.model.job import Attempt, Job
+from gpusched.model.limits import WHOLE, LimitRules, Limits, Scope, parts
+from gpusched.model.state import LIVE
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the jobs of one scope use together. Devices in parts of one (model.limits.WHOLE)."""
+
+    scope: Scope
+    limits: Limits
+    most_parts: int | None = None  # max_devices in parts
+    jobs: int = 0  # that wait or run
+    parts: int = 0
+    holders: dict[int, int] = field(default_factory=dict)  # jobs that run, or are promised devices → their parts
+
+    @property
+    def running(self) -> int:
+        return len(self.holders)
+
+
+@dataclass(slots=True)
+class Account:
+    """An account with a quota: what its jobs hold, and which of the running ones are over the quota."""
+
+    quota: int  # in parts
+    parts: int = 0
+    running: dict[int, tuple[float, int, int]] = field(default_factory=dict)  # job → (created, job, parts), who stay
+    _over: frozenset[int] | None = None
+
+    def changed(self) -> None:
+        self._over = None
+
+    @property
+    def over(self) -> frozenset[int]:
+        """The running jobs over the quota: of those that are not leaving, the latest started, until the rest fits."""
+        if self._over is None:
+            started, used = sorted(self.running.values()), sum(size for _, _, size in self.running.values())
+            over = set()
+            while used > self.quota:
+                _, job_id, size = started.pop()
+                used -= size
+                if size:
+                    over.add(job_id)
+            self._over = frozenset(over)
+        return self._over
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What one job adds, so that exactly that can be taken away again."""
+
+    tallies: tuple[Tally, ...]
+    account: Account | None
+    holds: int | None  # parts, of a job that runs or is promised devices; None: it only waits
+
+
+_Family = tuple[str, int, str, str, str]
 
 
 class Usage:
-    """Decayed device-seconds of one account, or of all together. Times are wall clock."""
+    """The counters behind all limits and quotas. Changed by the view only."""
 
-    __slots__ = ("at", "decay", "ended", "gpus", "live", "young")
+    def __init__(self, rules: LimitRules) -> None:
+        self.rules = rules
+        self.active = bool(rules)
+        self.tallies: dict[Scope, Tally] = {}
+        self.accounts: dict[str, Account] = {}
+        self._families: dict[_Family, tuple[Tally, ...]] = {}  # jobs of one family have the same limits
+        self._entries: dict[int, _Entry] = {}
+        self._totals: dict[str, int] = {}  # MiB of every device that told its size
+        self._sharing: dict[int, tuple[Job, Attempt | None, bool]] = {}  # jobs whose parts depend on those sizes
 
-    def __init__(self, decay: float, entry: float, at: float) -> None:
-        """decay: λ per second (0: nothing is forgotten); entry: seconds that a start is charged at least."""
-        self.decay = decay
-        self.at = at  # the moment of both sums
-        self.ended = 0.0  # by attempts that have ended
-        self.live = 0.0  # by those that run, so far
-        self.gpus = 0.0  # on which they run
-        self.young = Young(entry)
+    # ---- what the view puts in ------------------------------------------------------------------------------
 
-    def value(self, now: float) -> float:
-        """Device-seconds, decayed to `now`, with what live attempts are charged beyond what they have used."""
-        passed = max(0.0, now - self.at)
-        kept = exp(-self.decay * passed)
-        return (self.ended + self.live) * kept + self.gpus * self.used(passed) + self.young.ahead(now)
-
-    def used(self, seconds: float) -> float:
-        """What one device in use for so long weighs at the end of it."""
-        return -expm1(-self.decay * seconds) / self.decay if self.decay else seconds
-
-    def settle(self, now: float) -> None:
-        """Bring the sums to `now`. Where the clock has gone back they stay as they are and count from there."""
-        passed = max(0.0, now - self.at)
-        kept = exp(-self.decay * passed)
-        self.ended *= kept
-        self.live = self.live * kept + self.gpus * self.used(passed)
-        self.at = now
-
-    def start(self, gpus: float, now: float) -> None:
-        self.settle(now)
-        self.gpus += gpus
-        self.young.start(gpus, now)
-
-    def end(self, gpus: float, started: float, ran: float, now: float) -> None:
-        """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
-        self.settle(now)
-        counted = max(0.0, now - started)
-        idle = max(0.0, counted - ran)  # between its end and the moment in which the daemon learned of it
-        self.gpus -= gpus
-        self.live = max(0.0, self.live - gpus * self.used(counted))
-        self.ended += gpus * self.used(max(0.0, ran)) * exp(-self.decay * idle)
-        if self.gpus < 1e-9:
-            self.gpus = self.live = 0.0  # nothing runs: no rounding error stays behind
-        self.young.end(gpus, started, now)
-
-    def restart(self, now: float) -> None:
-        """Forget the live attempts, to have them told anew by `resume`: the clock was set back to `now`."""
-        self.settle(now)
-        self.live = self.gpus = 0.0
-        self.young = Young(self.young.entry)
-
-    def resume(self, gpus: float, started: float, now: float) -> None:
-        """An attempt has been running since `started`."""
-        self.gpus += gpus
-        self.live += gpus * self.used(max(0.0, now - started))
-        self.young.start(gpus, started)
-
-
-class Young:
-    """For each device of a live attempt, the part of the entry charge that its use has not reached yet.
-
-    Kept in the order of the starts with a mark between those that have outgrown the charge and the young, and sums
-    over the young. The mark follows the moment that is asked for, in either direction.
-    """
-
-    __slots__ = ("_gpus", "_gpus_starts", "_mark", "_origin", "_starts", "_sum", "entry")
-
-    def __init__(self, entry: float) -> None:
-        self.entry = entry  # seconds
-        self._starts: list[float] = []  # ascending
-        self._gpus: list[float] = []  # devices of the attempts that started then and have not ended
-        self._mark = 0  # the first that is young
-        self._sum = 0.0  # devices of the young
-        self._gpus_starts = 0.0  # devices × (start − origin) of the young
-        self._origin = 0.0  # near the starts, so that no digits are lost
-
-    def start(self, gpus: float, started: float) -> None:
-        """An attempt on so many devices; starts must be told in their order (an earlier one counts as the last)."""
-        if not self.entry or not gpus:
+    def put_device(self, device: Device) -> None:
+        """A device that has failed may not tell its size any more: what it said before stays."""
+        if device.total_mib <= 0 or self._totals.get(device.uuid) == device.total_mib:
             return
-        self._trim(started)
-        if not self._starts:
-            self._origin, self._sum, self._gpus_starts = started, 0.0, 0.0
-        if not self._starts or started > self._starts[-1]:
-            self._starts.append(started)
-            self._gpus.append(0.0)
-        self._change(len(self._starts) - 1, gpus)
+        self._totals[device.uuid] = device.total_mib
+        for job, attempt, promised in list(self._sharing.values()):
+            self.put(job, attempt, promised)
 
-    def end(self, gpus: float, started: float, now: float) -> None:
-        """An attempt on so many devices that started then has ended."""
-        self.ahead(now)
-        index = max(self._mark, bisect_left(self._starts, started))
-        if started + self.entry > now and index < len(self._starts):
-            self._change(index, -gpus)
+    def put(self, job: Job, attempt: Attempt | None, promised: bool) -> None:
+        """Count a new or changed job. attempt: its live one; promised: devices are being kept for it."""
+        if not self.active:
+            return
+        self.drop(job.id)
+        if job.state.final:
+            return
+        holds = self._holds(job, attempt, promised)
+        entry = _Entry(self.of(job), self.account(job.account), holds)
+        self._entries[job.id] = entry
+        for tally in entry.tallies:
+            tally.jobs += 1
+            if holds is not None:
+                tally.holders[job.id] = holds
+                tally.parts += holds
+        if entry.account is not None and holds is not None:
+            entry.account.parts += holds
+            if attempt is not None and job.stop is None:
+                entry.account.running[job.id] = (attempt.created, job.id, holds)
+                entry.account.changed()
+        if holds is not None and job.spec.request.shared:
+            self._sharing[job.id] = (job, attempt, promised)
 
-    def ahead(self, now: float) -> float:
-        """Device-seconds that are charged beyond what has been used."""
-        starts = self._starts
-        while self._mark < len(starts) and starts[self._mark] + self.entry <= now:
-            self._count(self._mark, -self._gpus[self._mark])
-            self._mark += 1
-        while self._mark and starts[self._mark - 1] + self.entry > now:
-            self._mark -= 1
-            self._count(self._mark, self._gpus[self._mark])
-        # at most the whole charge: where the clock was set back, starts may lie ahead of it
-        left = self._sum * (self.entry - (now - self._origin)) + self._gpus_starts
-        return min(max(0.0, left), max(0.0, self._sum) * self.entry)
+    def drop(self, job_id: int) -> None:
+        """Take away what a job has added."""
+        entry = self._entries.pop(job_id, None)
+        if entry is None:
+            return
+        for tally in entry.tallies:
+            tally.jobs -= 1
+            if entry.holds is not None:
+                tally.parts -= tally.holders.pop(job_id)
+        if entry.account is not None and entry.holds is not None:
+            entry.account.parts -= entry.holds
+            if entry.account.running.pop(job_id, None) is not None:
+                entry.account.changed()
+        self._sharing.pop(job_id, None)
 
-    def _change(self, index: int, gpus: float) -> None:
-        self._gpus[index] += gpus
-        if index >= self._mark:
-            self._count(index, gpus)
+    # ---- what the policies ask ------------------------------------------------------------------------------
 
-    def _count(self, index: int, gpus: float) -> None:
-        self._sum += gpus
-        self._gpus_starts += gpus * (self._starts[index] - self._origin)
+    def of(self, job: Job) -> tuple[Tally, ...]:
+        """The counters of everything that limits this job."""
+        owner, spec = job.owner, job.spec
+        family = (owner.user, owner.gid, job.account, spec.qos, spec.request.partition)
+        found = self._families.get(family)
+        if found is None:
+            found = self._families[family] = tuple(self._tally(*each) for each in self.rules.scopes(job))
+        return found
 
-    def _trim(self, now: float) -> None:
-        """Let go of those that have outgrown the charge, once they are the most."""
-        self.ahead(now)
-        if self._mark > 64 and 2 * self._mark > len(self._starts):
-            del self._starts[: self._mark], self._gpus[: self._mark]
-            self._mark = 0
-            if self._starts:  # and count anew: no rounding error stays behind
-                self._origin, self._sum, self._gpus_starts = self._starts[0], 0.0, 0.0
-                for index, gpus in enumerate(self._gpus):
-                    self._count(index, gpus)
+    def account(self, name: str) -> Account | None:
+        """The account, if a quota says anything about it."""
+        found = self.accounts.get(name)
+        if found is None and (quota := self.rules.quota_of(name)) is not None:
+            found = self.accounts[name] = Account(parts(quota))
+        return found
+
+    def held(self, job: Job) -> int:
+        """Parts of devices that are counted for this job already."""
+        entry = self._entries.get(job.id)
+        return entry.holds or 0 if entry is not None else 0
+
+    def all(self) -> Iterator[Tally]:
+        """Every scope that any job has brought up so far, in a stable order."""
+        return iter(sorted(self.tallies.values(), key=lambda tally: tally.scope))
+
+    # ---- bookkeeping ----------------------------------------------------------------------------------------
+
+    def _tally(self, scope: Scope, limits: Limits) -> Tally:
+        found = self.tallies.get(scope)
+        if found is None:
+            most = None if limits.max_devices is None else parts(limits.max_devices)
+            found = self.tallies[scope] = Tally(scope, limits, most)
+        return found
+
+    def _holds(self, job: Job, attempt: Attempt | None, promised: bool) -> int | None:
+        if attempt is not None:
+            return sum(self._part(share.uuid, share.mem_mib) for share in attempt.devices)
+        if promised:
+            mib = job.spec.request.gpu_mem_mib if job.spec.request.shared else None
+            return sum(self._part(uuid, mib) for uuid in job.earmark)
+        return 0 if job.state in LIVE else None
+
+    def _part(self, uuid: str, mib: int | None) -> int:
+        """A share of a device that never told its size counts as the whole."""
+        total = self._totals.get(uuid)
+        return WHOLE if mib is None or not total else min(WHOLE, mib * WHOLE // total)
