@@ -71,8 +71,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "lightning": ("gpusched/checkpoint/frameworks/",),
     "transformers": ("gpusched/checkpoint/frameworks/",),
     "accelerate": ("gpusched/checkpoint/frameworks/",),
+    "matplotlib": ("gpusched/simulator/plot.py", "gpusched/simulator/timeline.py"),
 }
-ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "accelerate"}
+ONLY_LAZILY = {"torch", "numpy", "torchvision", "lightning", "transformers", "accelerate", "matplotlib"}
 # Files that are written on top of torch. They may import it first thing, and are themselves only imported lazily.
 FRAMEWORKS = tuple(f"gpusched/checkpoint/frameworks/{name}.py" for name in ("lightning", "transformers", "accelerate"))
 TORCH_FILES = (
