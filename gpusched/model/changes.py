@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gpusched.model.actions import Action
 from gpusched.model.errors import GpuschedError
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Changes:
     story: tuple[StoryLine, ...] = ()
     next_job_id: int | None = None  # ids are never reused, not even after the history was trimmed
     usage: tuple[AccountUsage, ...] = ()  # of the accounts whose attempts have ended
+    reservations: tuple[Reservation, ...] = ()
 
     def __bool__(self) -> bool:
-        rows = self.jobs or self.attempts or self.environments or self.story or self.usage
+        rows = self.jobs or self.attempts or self.environments or self.story or self.usage or self.reservations
         return bool(rows or self.next_job_id)
 
 
@@ -86,3 +88,4 @@ class Snapshot:
     attempts: tuple[Attempt, ...] = ()  # all that are not released
     next_job_id: int = 1
     usage: tuple[AccountUsage, ...] = ()
+    reservations: tuple[Reservation, ...] = ()  # all that are not over

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from gpusched.model.device import Occupancy
 from gpusched.model.job import AttemptKey, Caller, Environment, Job, JobSpec
+from gpusched.model.reservation import Repeat
 from gpusched.model.state import Outcome, Saved
 
 # ---- requests by people ---------------------------------------------------------------------------------------
@@ -97,8 +98,35 @@ class UpdateRequested:
     requeue: bool | None = None
     recalled: tuple[Job, ...] = ()
 
+    reservation: str | None = None  # "" removes it
 
 # ---- facts about attempts -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class ReservationRequested:
+    """An administrator keeps devices for some. Reply: tuple[Answer, ...], one whose key is the reservation's name."""
+
+    name: str
+    caller: Caller
+    start: float  # wall clock
+    duration: float  # seconds
+    devices: tuple[str, ...] = ()  # indexes or UUIDs as typed; empty: `count` of them are chosen
+    count: int = 0
+    gpu_type: str | None = None  # glob on the name, for those that are chosen
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    repeat: Repeat | None = None
+    zone: str = ""  # time zone of the calendar: see Reservation
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreserveRequested:
+    """Take reservations back. Reply: tuple[Answer, ...], one for each name."""
+
+    names: tuple[str, ...]
+    caller: Caller
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +230,7 @@ Event = (
     | DevicesSampled
     | Woke
     | ServiceStarted
+    | ReservationRequested
+    | UnreserveRequested
     | CronFired
 )

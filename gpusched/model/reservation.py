@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from gpusched.model.evolve import evolve
 
 DAY = 86400.0
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # %a would speak the language of the machine
 _LOOK_AHEAD = 380  # days in which two repeating reservations are compared: clocks change twice in them
 
 
@@ -53,6 +54,7 @@ class Reservation:
     comment: str = ""
     by: str = ""  # the administrator
     made_at: float = 0.0  # wall clock
+    begun: bool = False  # the armed window has begun; it stays so even if the clock is set back
     ended_at: float | None = None  # wall clock: over, or taken back; kept for the history only
 
     def allows(self, user: str, account: str) -> bool:
@@ -60,7 +62,7 @@ class Reservation:
         return user in self.users or account in self.accounts
 
     def active(self, wall: float) -> bool:
-        return self.start <= wall < self.end
+        return (self.begun or self.start <= wall) and wall < self.end
 
     def windows(self) -> Iterator[Window]:
         """The armed window and those after it, without end if it repeats."""
@@ -77,20 +79,26 @@ class Reservation:
         """This reservation with its first window that is not over at `wall`; None: there is none."""
         for window in self.windows():
             if window.end > wall:
-                return self if window.start == self.start else evolve(self, start=window.start, end=window.end)
+                if window.start == self.start:
+                    return self
+                return evolve(self, start=window.start, end=window.end, begun=False)
         return None
 
     def for_whom(self) -> str:
         """`ann, bob and account vision`, or `maintenance`."""
-        accounts = [f"account{'s' if len(self.accounts) > 1 else ''} {', '.join(self.accounts)}"] if self.accounts else []
-        return " and ".join([*([", ".join(self.users)] if self.users else []), *accounts]) or "maintenance"
+        who = [", ".join(self.users)] if self.users else []
+        if self.accounts:
+            who.append(f"account{'s' if len(self.accounts) > 1 else ''} {', '.join(self.accounts)}")
+        return " and ".join(who) or "maintenance"
 
     def when(self) -> str:
-        """The armed window in words: `Mon 2026-11-23 09:00 to 17:00`, in the administrator's time zone."""
+        """The armed window in words: `Mon 2026-11-23 09:00 to 17:00, daily`, in the administrator's time zone."""
         zone = zone_of(self.zone)
         start, end = datetime.fromtimestamp(self.start, zone), datetime.fromtimestamp(self.end, zone)
-        until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%a %Y-%m-%d %H:%M}"
-        return f"{start:%a %Y-%m-%d %H:%M} to {until}"
+        day = "" if start.date() == end.date() else f"{_DAYS[end.weekday()]} {end:%Y-%m-%d} "
+        until = f"{day}{end:%H:%M}"
+        again = f", {self.repeat}" if self.repeat else ""
+        return f"{_DAYS[start.weekday()]} {start:%Y-%m-%d %H:%M} to {until}{again}"
 
 
 @lru_cache(maxsize=16)

@@ -82,6 +82,7 @@ class StopKind(StrEnum):
     DEVICE_FAILED = "device-failed"
     DRAIN = "drain"
     SHUTDOWN = "shutdown"
+    RESERVATION = "reservation"  # a reservation of its devices for others has begun
 
     @property
     def resumes(self) -> bool:
@@ -100,6 +101,9 @@ class Stop:
     to_cancel: bool = False  # preempt mode `cancel`: the victim does not come back
     kills: int = 0  # how often its tree was killed already; after the first, `deadline` is that of the next kill
 
+    reservation: str = ""  # for RESERVATION: its name
+    keeps: tuple[str, ...] = ()  # RESIZE: the devices with which it goes on; nobody else may take them meanwhile
+    was: int = 0  # RESIZE: how many devices it has had
     def phrase(self) -> str:
         """The cause in words, as jobs and people read it."""
         match self.kind:
@@ -120,6 +124,8 @@ class Stop:
             case StopKind.SHUTDOWN:
                 return "the service is shutting down"
 
+            case StopKind.RESERVATION:
+                return f"its devices are reserved from now on (reservation {self.reservation})"
 
 class OutcomeKind(StrEnum):
     """How one attempt ended, as observed; the engine derives the job's state from it."""
