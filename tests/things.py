@@ -21,7 +21,7 @@ PEOPLE = {
 SPEC_FIELDS = (
     "name", "qos", "time_limit", "warn", "begin", "cron", "grace", "requeue", "max_requeues", "cancel_on_bad_dependency"
 )  # fmt: skip
-REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition")
+REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition", "gpus_max", "gpu_counts")
 
 
 @dataclass

@@ -12,6 +12,7 @@ from gpusched.model.dependency import parse_dependency
 from gpusched.model.digest import digest_of
 from gpusched.model.environment import check_exec_limits, strip_scheduler_variables
 from gpusched.model.errors import UsageError
+from gpusched.model.gpu_count import MOST, elastic_count
 from gpusched.model.job import JobSpec, Request, Source
 from gpusched.model.patterns import expand
 from gpusched.model.rules import Rules
@@ -37,6 +38,7 @@ Text = Annotated[str, Field(max_length=4096), AfterValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 Comment = Annotated[str, Field(max_length=1024), AfterValidator(_whole)]
 Dependency = Annotated[str, Field(max_length=65536)]
+Counts = Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(max_length=MOST)]
 
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -59,7 +61,9 @@ class Submission(BaseModel):
     cwd: Text
     env: dict[str, str] = {}
     name: Name | None = None
-    gpus: Annotated[int, Field(ge=0, le=4096)] = 1
+    gpus: Annotated[int, Field(ge=0, le=MOST)] = 1
+    gpus_max: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    gpu_counts: Counts = []
     gpu_mem_mib: Annotated[int, Field(ge=1, le=2**40)] | None = None
     shared: bool = False
     gpu_type: Name | None = None
@@ -96,7 +100,9 @@ class Update(BaseModel):
     comment: Comment = ""
     time_limit: Seconds = 0.0
     begin: Wall = 0.0
-    gpus: Annotated[int, Field(ge=0, le=4096)] = 0
+    gpus: Annotated[int, Field(ge=0, le=MOST)] = 0
+    gpus_max: Annotated[int, Field(ge=0, le=MOST)] = 0
+    gpu_counts: Counts = []
     gpu_mem_mib: Annotated[int, Field(ge=0, le=2**40)] = 0
     gpu_type: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     partition: Name = "-"
@@ -114,7 +120,10 @@ def read_submission(body: Any) -> Submission:
 
 def read_update(body: Any) -> dict[str, Any]:
     """The fields that are to change, and nothing else. Raises UsageError."""
-    return _read(Update, body).model_dump(exclude_unset=True)
+    changes = _read(Update, body).model_dump(exclude_unset=True)
+    if "gpu_counts" in changes:
+        changes["gpu_counts"] = tuple(changes["gpu_counts"])
+    return changes
 
 
 def _read(shape: type[Body], body: Any) -> Body:
@@ -159,8 +168,10 @@ def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
             expand(pattern, job_id=1, array_id=1, array_index=1, name=name, user="x", restart=0)
     if body.array and body.checkpoint_dir:
         _refuse_one_directory_for_all(body.checkpoint_dir)
+    count = elastic_count(body.gpus, body.gpus_max, body.gpu_counts)
     request = Request(
-        body.gpus, body.gpu_mem_mib, body.shared, body.gpu_type, body.partition or rules.default_partition
+        count.least, body.gpu_mem_mib, body.shared, body.gpu_type, body.partition or rules.default_partition,
+        gpus_max=count.most, gpu_counts=count.only,
     )
     source = body.source
     spec = JobSpec(

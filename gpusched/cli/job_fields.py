@@ -11,7 +11,7 @@ _PLAIN = (
     "job", "id", "array_id", "array_index", "name", "user", "uid", "state", "code", "reason", "reason_text", "position",
     "qos", "partition", "account", "gpu_mem_mib", "shared", "gpu_type", "devices", "attempt", "restarts", "exit_code",
     "exit_signal", "exit_text", "exit_status", "cwd", "output", "error_output", "job_dir", "checkpoint_dir", "saved",
-    "watching", "dependency", "comment", "cron", "stopping", "pid",
+    "watching", "dependency", "comment", "cron", "stopping", "pid", "gpus_max", "gpu_counts", "resizes", "speeds",
 )  # fmt: skip
 _MOMENTS = ("submitted_at", "begin_at", "started_at", "ended_at", "next_run_at")
 _DURATIONS = ("elapsed", "waited", "time_limit", "eta", "gpu_seconds")
@@ -74,7 +74,8 @@ JOB_FIELDS: dict[str, Field] = {
 QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "where")
 QUEUE_KEYS = (  # of JOB: what these columns, and folding arrays, are made of
     "job", "array_id", "array_index", "name", "user", "state", "code", "reason", "reason_text", "elapsed", "time_limit",
-    "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta", "devices", "stopping", "attempt",
+    "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta", "devices", "stopping", "attempt", "gpus_max",
+    "gpu_counts",
 )  # fmt: skip
 HISTORY_COLUMNS = ("job", "name", "user", "state", "exit", "elapsed", "gpu_hours", "preempted", "end")
 

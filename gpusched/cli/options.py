@@ -12,6 +12,7 @@ import click
 
 from gpusched.model.array import parse_array
 from gpusched.model.errors import UsageError
+from gpusched.model.gpu_count import COUNT, GpuCount, parse_count
 from gpusched.model.signals import parse_signal
 from gpusched.model.units import parse_duration, parse_seconds, parse_size
 
@@ -49,16 +50,15 @@ def main_name(option: click.Option) -> str:
     return max((name for name in option.opts if name not in aliases), key=len)
 
 
-def parse_gpus(text: str) -> tuple[int, str | None]:
-    """How many devices, and of which type (a glob): `2`, `h100:2`, and as in --gres `gpu:2`, `gpu:h100:2`, `gpu`."""
-    hint = "write for example 2, h100:2 (two of type h100), or 0 for a job without a GPU"
+def parse_gpus(text: str) -> tuple[GpuCount, str | None]:
+    """How many devices, and of which type (a glob): `2`, `2-8`, `h100:2`; as in --gres `gpu:2`, `gpu:h100:2`, `gpu`."""
     words = text.strip().split(":")
     if words[0].lower() == "gpu":
         words = words[1:] or ["1"]
-    count, kind = words[-1], ":".join(words[:-1])
-    if not (count.isascii() and count.isdigit() and len(count) <= 6):
-        raise UsageError(f"{text!r} is no number of GPUs", hint)
-    return int(count), gpu_glob(kind) if kind else None
+    # the number is the last word, or the last two (2-8:2)
+    place = next((i for i in range(len(words)) if COUNT.fullmatch(":".join(words[i:]))), 0)
+    kind = ":".join(words[:place])
+    return parse_count(":".join(words[place:])), gpu_glob(kind) if kind else None
 
 
 def gpu_glob(kind: str) -> str:
@@ -124,7 +124,7 @@ def submit_params() -> list[click.Option]:
     return [
         option("-J", "--name", aliases=("--job-name",), type=_text("name", 128), help="Name of the job."),
         option("-g", "--gpus", aliases=("-G", "--gres"), type=Grammar("n", parse_gpus), metavar="[TYPE:]N",
-               help="GPUs (default 1; 0: none)."),
+               help="GPUs (default 1; 0: none). An elastic job's: 2-8, or 1,2,4,8."),
         option("--gpu-mem", type=_SIZE, metavar="SIZE",
                help="Memory that each GPU must have (20G); with --shared, the job's share of it."),
         option("--shared", is_flag=True, help="Share the GPU with other sharing jobs (needs --gpu-mem)."),

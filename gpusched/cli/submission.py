@@ -63,7 +63,10 @@ def _gpus(values: Mapping[str, Any]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if "gpus" in values:
-        found["gpus"], kind = values["gpus"]
+        count, kind = values["gpus"]
+        found["gpus"] = count.least
+        if count.most is not None:
+            found["gpus_max"], found["gpu_counts"] = count.most, list(count.only)
         if kind:
             found["gpu_type"] = kind
     if "gpu_type" in values:

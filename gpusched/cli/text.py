@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gpusched.model.gpu_count import counts_text
 from gpusched.model.units import format_duration, format_size
 
 Json = dict[str, Any]
@@ -40,8 +41,12 @@ def time_of_limit(job: Json) -> str:
 
 
 def gpus_asked(job: Json) -> str:
-    """`2`, or `1x10G` for a share of 10 GiB."""
+    """`2`; `1x10G` for a share of 10 GiB; of an elastic job `2-8`, and while it runs `2-8 (now 4)`."""
     count = job.get("gpus", 0)
+    if job.get("gpus_max"):
+        asked = counts_text(count, job["gpus_max"], job.get("gpu_counts") or ())
+        held = len(job.get("devices") or ())
+        return f"{asked} (now {held})" if held else asked
     if job.get("shared") and job.get("gpu_mem_mib"):
         return f"{count}x{format_size(job['gpu_mem_mib'])}"
     return str(count)

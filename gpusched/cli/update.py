@@ -26,7 +26,7 @@ def _size(text: str) -> int:
 @click.option("-q", "--qos", help="Level of service.")
 @click.option("-t", "--time", "time_limit", type=Grammar("time", parse_limit), help="Time limit; 0 removes it.")
 @click.option("-b", "--begin", metavar="TIME", help="Not before; `now` removes it.")
-@click.option("-g", "--gpus", type=Grammar("n", parse_gpus), metavar="[TYPE:]N", help="GPUs.")
+@click.option("-g", "--gpus", type=Grammar("n", parse_gpus), metavar="[TYPE:]N", help="GPUs; 2-8: elastic.")
 @click.option("--gpu-mem", type=Grammar("size", _size), metavar="SIZE", help="Memory of each GPU; 0 removes it.")
 @click.option("--gpu-type", metavar="GLOB", help="Only GPUs with such a name; an empty text removes it.")
 @click.option("-p", "--partition", help="Set of devices to run on.")
@@ -51,7 +51,8 @@ def _changes(client: Client, options: dict[str, Any]) -> dict[str, Any]:
     same = ("name", "qos", "time_limit", "partition", "requeue", "comment")
     changes = {name: options[name] for name in same if options[name] is not None}
     if options["gpus"] is not None:
-        changes["gpus"], kind = options["gpus"]
+        count, kind = options["gpus"]
+        changes |= {"gpus": count.least, "gpus_max": count.most or 0, "gpu_counts": list(count.only)}
         if kind:
             changes["gpu_type"] = kind
     if options["gpu_mem"] is not None:

@@ -35,7 +35,8 @@ from gpusched.model.events import (
     RequeueRequested,
     UpdateRequested,
 )
-from gpusched.model.job import Caller, Hold, HoldKind, Job, JobSpec
+from gpusched.model.gpu_count import elastic_count
+from gpusched.model.job import Caller, Hold, HoldKind, Job, JobSpec, Request
 from gpusched.model.state import JobState, Stop, StopKind
 from gpusched.model.units import format_duration, format_size
 
@@ -248,15 +249,18 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
         unfollow(turn.state, job)
     job = turn.put_job(job, **changes)
     follow(turn.state, job)
+    if asked.keys() & _COUNT:
+        asked = {"gpus": spec.request.counts_text, **{n: value for n, value in asked.items() if n not in _COUNT}}
     said = ", ".join(_said(name, value) for name, value in asked.items())
     turn.tell(job, "updated", f"{said} (by {event.caller.user})", event.caller.user)
     return f"changed: {said}"
 
 
 _FIELDS = (
-    "name", "qos", "comment", "time_limit", "begin", "gpus", "gpu_mem_mib", "gpu_type", "partition", "dependency",
-    "requeue",
+    "name", "qos", "comment", "time_limit", "begin", "gpus", "gpus_max", "gpu_counts", "gpu_mem_mib", "gpu_type",
+    "partition", "dependency", "requeue",
 )
+_COUNT = {"gpus", "gpus_max", "gpu_counts"}
 
 
 def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
@@ -268,7 +272,9 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 spec = replace(spec, qos=str(value))
             case "time_limit" | "begin":
                 spec = replace(spec, **{name: value or None})  # type: ignore[arg-type]
-            case "gpus" | "gpu_mem_mib" | "gpu_type" | "partition":
+            case "gpus" | "gpus_max" | "gpu_counts":
+                pass  # these go together
+            case "gpu_mem_mib" | "gpu_type" | "partition":
                 empty = name in ("gpu_mem_mib", "gpu_type") and not value
                 request = replace(request, **{name: None if empty else value})  # type: ignore[arg-type]
             case "dependency":
@@ -278,6 +284,7 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 spec = replace(spec, dependency=dependency)
             case _:
                 spec = replace(spec, **{name: value})  # type: ignore[arg-type]
+    request = _with_count(request, asked)
     if request != job.spec.request:
         turn.rules.partition(request.partition)  # that of a job that waits may not exist any more
         check_request(turn.view, request)
@@ -286,6 +293,15 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
         spec = replace(spec, time_limit=partition.time_limit(spec.time_limit))
         check_time(partition, spec.time_limit)
     return replace(spec, request=request)
+
+
+def _with_count(request: Request, asked: dict[str, Any]) -> Request:
+    """Another number of GPUs. Raises UsageError for one that contradicts itself."""
+    if not asked.keys() & _COUNT:
+        return request
+    least, most, only = request.gpus, request.gpus_max, request.gpu_counts
+    count = elastic_count(asked.get("gpus", least), asked.get("gpus_max", most), asked.get("gpu_counts", only))
+    return replace(request, gpus=count.least, gpus_max=count.most, gpu_counts=count.only)
 
 
 def _depend_anew(turn: Turn, job: Job, changed: Job) -> dict[str, Any]:

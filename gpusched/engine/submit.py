@@ -56,6 +56,9 @@ def check_request(view: View, request: Request) -> None:
         return
     if request.shared and request.gpu_mem_mib is None:
         raise UsageError("--shared needs --gpu-mem: how much of the device is yours?", "for example --gpu-mem 10G")
+    if request.shared and request.elastic:
+        raise UsageError("a share of a GPU (--shared) cannot grow: it goes with one number of GPUs only",
+                         f"write --gpus {request.gpus}, or leave --shared away")
     if request.gpu_mem_mib is not None and request.gpu_mem_mib <= 0:
         raise UsageError("--gpu-mem must be more than nothing", "for example --gpu-mem 10G")
     everything = [slot.device for slot in view.slots.values()]
@@ -64,13 +67,17 @@ def check_request(view: View, request: Request) -> None:
             f"this machine has no GPU that gpusched knows of, and the job asks for {request.gpus}",
             "run it without one (--gpus 0), or see: gpusched doctor",
         )
-    if len(view.suitable(request)) >= request.gpus:
+    there = len(view.suitable(request))
+    if there >= request.most:
         return
-    raise UsageError(f"no way to give {_asked(request)} here", f"there are: {_what_there_is(view, request)}")
+    hint = f"there are: {_what_there_is(view, request)}"
+    if there >= request.gpus:
+        hint += f"; ask for at most {there}"
+    raise UsageError(f"no way to give {_asked(request)} here", hint)
 
 
 def _asked(request: Request) -> str:
-    text = f"{request.gpus} device{'s' if request.gpus > 1 else ''}"
+    text = f"{request.most} device{'s' if request.most > 1 else ''}"
     if request.gpu_type:
         text += f" of type {request.gpu_type!r}"
     if request.gpu_mem_mib:

@@ -44,6 +44,9 @@ def job_environment(
     env["GPUSCHED_NUM_GPUS"] = str(len(devices))
     env["GPUSCHED_GPU_UUIDS"] = uuids
     env["GPUSCHED_GPU_IDS"] = ",".join(str(index) for index, _ in devices)
+    if job.spec.request.gpus_max is not None:
+        env["GPUSCHED_MIN_GPUS"] = str(job.spec.request.gpus)
+        env["GPUSCHED_MAX_GPUS"] = str(job.spec.request.gpus_max)
     if job.spec.request.shared and job.spec.request.gpu_mem_mib is not None:
         env["GPUSCHED_GPU_MEM_MIB"] = str(job.spec.request.gpu_mem_mib)
     # By UUID and in the bus's order: CUDA's own numbering (fastest first) is not the one that people see.

@@ -91,16 +91,16 @@ class UpdateRequested:
     time_limit: float | None = None  # seconds; 0 removes the limit
     begin: float | None = None  # wall clock; 0: now
     gpus: int | None = None
+    gpus_max: int | None = None  # 0: not elastic
+    gpu_counts: tuple[int, ...] | None = None  # (): any number from gpus to gpus_max
     gpu_mem_mib: int | None = None  # 0 removes it
     gpu_type: str | None = None  # "" removes it
     partition: str | None = None
     dependency: str | None = None  # "" removes it
     requeue: bool | None = None
+    reservation: str | None = None  # "" removes it
     recalled: tuple[Job, ...] = ()
 
-    reservation: str | None = None  # "" removes it
-
-# ---- facts about attempts -------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, slots=True)
 class ReservationRequested:
@@ -128,6 +128,8 @@ class UnreserveRequested:
     caller: Caller
 
 
+# ---- facts about attempts -------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
@@ -148,6 +150,16 @@ class AttemptSaved:
 
     attempt: AttemptKey
     saved: Saved
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProgressed:
+    """What the job has told of its progress. `at` is its own wall clock; `total`: steps in all, if it knows."""
+
+    attempt: AttemptKey
+    step: float
+    at: float
+    total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +230,8 @@ UserRequest = (
     | PreemptRequested
     | CheckpointRequested
     | UpdateRequested
+    | ReservationRequested
+    | UnreserveRequested
     | ServiceStopping
 )
 Event = (
@@ -230,7 +244,5 @@ Event = (
     | DevicesSampled
     | Woke
     | ServiceStarted
-    | ReservationRequested
-    | UnreserveRequested
     | CronFired
 )

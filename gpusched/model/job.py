@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from gpusched.model.dependency import Dependency
+from gpusched.model.gpu_count import counts_text
 from gpusched.model.state import JobState, Outcome, Saved, Stop
 
 
@@ -52,6 +53,29 @@ class Request:
     partition: str = "default"
     gpus_max: int | None = None  # elastic (--gpus 2-8): it runs on any number from `gpus` to this
     reservation: str = ""  # only on the devices of this reservation (--reservation)
+    gpu_counts: tuple[int, ...] = ()  # elastic, on these numbers only (--gpus 1,2,4,8), ascending; (): on all of them
+
+    @property
+    def elastic(self) -> bool:
+        return self.gpus_max is not None
+
+    @property
+    def most(self) -> int:
+        """The most devices that it can use."""
+        return self.gpus if self.gpus_max is None else self.gpus_max
+
+    def within(self, devices: int) -> int:
+        """The largest number of devices that it can run on, of at most so many; 0: not even its least number."""
+        if devices < self.gpus:
+            return 0
+        if not self.gpu_counts:
+            return min(devices, self.most)
+        return max((count for count in self.gpu_counts if count <= devices), default=0)
+
+    @property
+    def counts_text(self) -> str:
+        """How many devices it asks for: `2`, `2-8`, `1,2,4,8`."""
+        return counts_text(self.gpus, self.gpus_max, self.gpu_counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +132,32 @@ class JobSpec:
     source: Source = field(default_factory=Source)
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How quick a job was on so many devices: steps per second by its own progress reports."""
+
+    gpus: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What an attempt has told of its progress: the first report and the latest. Times are its own, wall clock."""
+
+    first_step: float
+    first_at: float
+    step: float
+    at: float
+    total: float | None = None  # steps in all
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second between the two."""
+        if self.at <= self.first_at or self.step <= self.first_step:
+            return None
+        return (self.step - self.first_step) / (self.at - self.first_at)
+
+
 class HoldKind(StrEnum):
     USER = "user"
     ADMIN = "admin"
@@ -150,6 +200,8 @@ class Job:
     preemptions: int = 0  # how often it has left for other jobs and waits, or waited, to go on
     lost: float = 0.0  # seconds of running that its preemptions cost it, as far as is known
     cost: float | None = None  # seconds that moving it costs, measured at its own restarts
+    resizes: int = 0  # how often it has gone on with another number of devices; such restarts count in `restarts` too
+    speeds: tuple[Speed, ...] = ()  # elastic jobs: the latest measurement on each number of devices, ascending
     requeued_at: float | None = None  # wall clock: when it last came back to the queue
     eligible_at: float | None = None  # wall clock: when it could first have been started; the start of its wait
     started_at: float | None = None  # wall clock, of the latest attempt
@@ -197,6 +249,7 @@ class Attempt:
     pid: int | None = None  # of the job's main process
     watching: bool = False  # the job polls for requests
     saved: Saved | None = None
+    pace: Pace | None = None  # elastic jobs: what it has told of its progress
     outcome: Outcome | None = None
     stop: Stop | None = None  # the stop that was in progress when it ended
     cleared: tuple[str, ...] = ()  # after the end: devices already seen free of it

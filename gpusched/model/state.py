@@ -77,12 +77,13 @@ class StopKind(StrEnum):
     PREEMPT = "preempt"  # for a more important job
     YIELD = "yield"  # the owner said `preempt`: give the device back, keep my place
     REQUEUE = "requeue"  # the owner said `requeue`
+    RESIZE = "resize"  # an elastic job goes on with another number of devices
     CANCEL = "cancel"
     TIME_LIMIT = "time-limit"
     DEVICE_FAILED = "device-failed"
     DRAIN = "drain"
-    SHUTDOWN = "shutdown"
     RESERVATION = "reservation"  # a reservation of its devices for others has begun
+    SHUTDOWN = "shutdown"
 
     @property
     def resumes(self) -> bool:
@@ -100,10 +101,10 @@ class Stop:
     by: str = ""
     to_cancel: bool = False  # preempt mode `cancel`: the victim does not come back
     kills: int = 0  # how often its tree was killed already; after the first, `deadline` is that of the next kill
-
     reservation: str = ""  # for RESERVATION: its name
     keeps: tuple[str, ...] = ()  # RESIZE: the devices with which it goes on; nobody else may take them meanwhile
     was: int = 0  # RESIZE: how many devices it has had
+
     def phrase(self) -> str:
         """The cause in words, as jobs and people read it."""
         match self.kind:
@@ -113,6 +114,8 @@ class Stop:
                 return f"asked by {self.by} to give its devices back"
             case StopKind.REQUEUE:
                 return f"requeued by {self.by}"
+            case StopKind.RESIZE:
+                return self._resize_phrase()
             case StopKind.CANCEL:
                 return f"cancelled by {self.by}"
             case StopKind.TIME_LIMIT:
@@ -121,11 +124,18 @@ class Stop:
                 return "a device failed"
             case StopKind.DRAIN:
                 return "its device is being drained"
+            case StopKind.RESERVATION:
+                return f"its devices are reserved from now on (reservation {self.reservation})"
             case StopKind.SHUTDOWN:
                 return "the service is shutting down"
 
-            case StopKind.RESERVATION:
-                return f"its devices are reserved from now on (reservation {self.reservation})"
+    def _resize_phrase(self) -> str:
+        will = len(self.keeps)
+        if will > self.was:
+            return f"grows from {self.was} to {will} devices"
+        whom = f" to job {self.for_job}" if self.for_job is not None else " back"
+        return f"gives {self.was - will} of its {self.was} devices{whom}"
+
 
 class OutcomeKind(StrEnum):
     """How one attempt ended, as observed; the engine derives the job's state from it."""

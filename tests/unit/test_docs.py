@@ -215,7 +215,7 @@ def test_the_levels_in_the_docs_are_the_default_ones() -> None:
 
 def test_the_variables_a_job_sees_are_all_told() -> None:
     element = ArrayElement(42, 3, 4, 0, 3, 1, 0)
-    spec = JobSpec(("x",), "/", request=Request(2, 1024, shared=True), time_limit=60.0)
+    spec = JobSpec(("x",), "/", request=Request(2, 1024, shared=True, gpus_max=4), time_limit=60.0)
     job = Job(42, Owner(1, 1, "a"), spec, JobState.STARTING, 0.0, array=element)
     seen = job_environment(
         job, 1, [(0, "a"), (1, "b")], {}, job_dir="/", checkpoint_dir="/", master_port=1, resume=True, started_at=0.0,

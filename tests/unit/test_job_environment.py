@@ -131,3 +131,9 @@ def test_inherited_scheduler_and_service_variables_are_stripped() -> None:
         "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "INVOCATION_ID": "a", "JOURNAL_STREAM": "8:1",
     }  # fmt: skip
     assert strip_scheduler_variables({**kept, **stripped}) == kept
+
+
+def test_an_elastic_job_learns_what_it_has_and_what_it_may_have() -> None:
+    env = environment(a_job(Request(gpus=1, gpus_max=4)), TWO)
+    assert (env["GPUSCHED_NUM_GPUS"], env["GPUSCHED_MIN_GPUS"], env["GPUSCHED_MAX_GPUS"]) == ("2", "1", "4")
+    assert "GPUSCHED_MAX_GPUS" not in environment(a_job(Request(gpus=2)), TWO)

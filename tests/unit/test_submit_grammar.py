@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gpusched.cli.directives import HEAD, read_directives
 from gpusched.cli.options import gpu_glob, how_params, parse_env, parse_gpus, submit_params
 from gpusched.model.errors import UsageError
+from gpusched.model.gpu_count import GpuCount
 
 # Slurm's letters with Slurm's meaning; -g and -f are ours, because sbatch leaves them free.
 SLURM = {
@@ -25,20 +26,23 @@ def test_a_short_letter_means_what_it_means_in_slurm():
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("2", (2, None)),
-        ("0", (0, None)),
-        ("h100:2", (2, "*h100*")),
-        ("NVIDIA H*:1", (1, "NVIDIA H*")),
-        ("gpu:2", (2, None)),
-        ("gpu:h100:2", (2, "*h100*")),
-        ("gpu", (1, None)),
+        ("2", (GpuCount(2), None)),
+        ("0", (GpuCount(0), None)),
+        ("h100:2", (GpuCount(2), "*h100*")),
+        ("NVIDIA H*:1", (GpuCount(1), "NVIDIA H*")),
+        ("gpu:2", (GpuCount(2), None)),
+        ("gpu:h100:2", (GpuCount(2), "*h100*")),
+        ("gpu", (GpuCount(1), None)),
+        ("h100:2-8", (GpuCount(2, 8), "*h100*")),
+        ("h100:2-8:2", (GpuCount(2, 8, (2, 4, 6, 8)), "*h100*")),
+        ("gpu:4090:1,2,4", (GpuCount(1, 4, (1, 2, 4)), "*4090*")),
     ],
 )
 def test_a_number_of_gpus_may_name_their_type(text, parsed):
     assert parse_gpus(text) == parsed
 
 
-@pytest.mark.parametrize("text", ["", "two", "-1", "2:h100", "h100:", "1.5", "9999999"])
+@pytest.mark.parametrize("text", ["", "two", "-1", "2:h100", "h100:", "1.5", "9999999", "gpu:a-b"])
 def test_what_is_no_number_of_gpus_is_refused(text):
     with pytest.raises(UsageError, match="no number of GPUs"):
         parse_gpus(text)
@@ -62,7 +66,7 @@ def read(text):
 
 def test_only_leading_comment_lines_count():
     head = "#!/bin/sh\n\n# about\n#GPUSCHED -g 2\n  #  GPUSCHED -q high\n\necho\n#GPUSCHED -p late\n"
-    assert read(head).values == {"gpus": (2, None), "qos": "high"}
+    assert read(head).values == {"gpus": (GpuCount(2), None), "qos": "high"}
 
 
 def test_later_lines_win_and_repeatable_options_collect():
@@ -104,8 +108,8 @@ def test_an_error_names_file_and_line(line, sentence):
     ("line", "values", "ignored"),
     [
         ("-J a -t 1:00:00 -o x", {"name": "a", "time_limit": 3600.0, "output": "x"}, []),
-        ("--gpus-per-node=4", {"gpus": (4, None)}, []),
-        ("--gres=gpu:a100:2,tmp:10G", {"gpus": (2, "*a100*")}, []),
+        ("--gpus-per-node=4", {"gpus": (GpuCount(4), None)}, []),
+        ("--gres=gpu:a100:2,tmp:10G", {"gpus": (GpuCount(2), "*a100*")}, []),
         ("--gres=craynetwork:1", {}, ["--gres=craynetwork:1"]),
         ("-N 2 -n4 --mem=8G --exclusive -c 8", {}, ["-N 2", "-n4", "--mem=8G", "--exclusive", "-c 8"]),
         ("--no-requeue -H --signal=B:USR1@60", {"requeue": False, "hold": True, "signal": (10, 60.0)}, []),
