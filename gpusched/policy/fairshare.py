@@ -2,7 +2,7 @@
 
 Usage is counted in device-seconds per account and decays with a half-life, continuously: an attempt on g devices
 that has run for t seconds weighs g·(1 − e^(−λt))/λ with λ = ln 2 / half-life. Of each account a few sums are kept
-(policy/usage.py), decayed on reading, so that reading costs the same however many jobs run.
+(policy/decay.py), decayed on reading, so that reading costs the same however many jobs run.
 
 The factor is Slurm's classic one (priority/multifactor, "Classic Fairshare"): F = 2^(−U/(S·d)), where U is the
 account's part of all decayed usage and S its part of the shares of all known accounts. An account is known while
@@ -21,7 +21,7 @@ from math import log
 from gpusched.model.changes import AccountUsage
 from gpusched.model.job import Job
 from gpusched.model.policy import DAY, FairShare
-from gpusched.policy.usage import Usage
+from gpusched.policy.decay import Decayed
 
 FORGOTTEN = 1.0  # device-seconds: an account without jobs that has decayed to less is forgotten
 SLEW = 1.0  # seconds by which a clock may be set back without anything being counted anew
@@ -47,8 +47,8 @@ class Ledger:
         self._decay = log(2) / half_life if half_life else 0.0
         self._entry = rules.entry_hours * 3600
         self._named = dict(rules.shares)
-        self._accounts: dict[str, Usage] = {}
-        self._all = Usage(self._decay, self._entry, 0.0)
+        self._accounts: dict[str, Decayed] = {}
+        self._all = Decayed(self._decay, self._entry, 0.0)
         self._running: dict[int, Running] = {}  # job id → its live attempt
         self._jobs: Counter[str] = Counter()  # account → its jobs that wait or run
         self._shares = 0.0  # of all known accounts
@@ -79,7 +79,7 @@ class Ledger:
         self._at(now_wall)
         account = job.account
         if account not in self._accounts:
-            self._accounts[account] = Usage(self._decay, self._entry, now_wall)
+            self._accounts[account] = Decayed(self._decay, self._entry, now_wall)
             self._count_shares()
         self._accounts[account].start(gpus, now_wall)
         self._all.start(gpus, now_wall)
@@ -146,7 +146,7 @@ class Ledger:
         """Take in what was committed, in an empty ledger. A moment that lies ahead (a clock set back) counts as now."""
         self._at(now_wall)
         for entry in entries:
-            usage = Usage(self._decay, self._entry, min(entry.at, now_wall))
+            usage = Decayed(self._decay, self._entry, min(entry.at, now_wall))
             usage.ended = max(0.0, entry.device_seconds)
             usage.settle(now_wall)
             if usage.ended < FORGOTTEN:

@@ -1,0 +1,143 @@
+"""Decayed device-seconds as sums at one moment: what ended attempts have used, what live ones have used so far, and
+what young ones are charged beforehand. Reading at another moment costs the same however many attempts there are.
+
+Each sum obeys dV/dt = G − λV (G devices in use), whose solution over t seconds is V·e^(−λt) + G·(1 − e^(−λt))/λ.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from math import exp, expm1
+
+
+class Decayed:
+    """Decayed device-seconds of one account, or of all together. Times are wall clock."""
+
+    __slots__ = ("at", "decay", "ended", "gpus", "live", "young")
+
+    def __init__(self, decay: float, entry: float, at: float) -> None:
+        """decay: λ per second (0: nothing is forgotten); entry: seconds that a start is charged at least."""
+        self.decay = decay
+        self.at = at  # the moment of both sums
+        self.ended = 0.0  # by attempts that have ended
+        self.live = 0.0  # by those that run, so far
+        self.gpus = 0.0  # on which they run
+        self.young = Young(entry)
+
+    def value(self, now: float) -> float:
+        """Device-seconds, decayed to `now`, with what live attempts are charged beyond what they have used."""
+        passed = max(0.0, now - self.at)
+        kept = exp(-self.decay * passed)
+        return (self.ended + self.live) * kept + self.gpus * self.used(passed) + self.young.ahead(now)
+
+    def used(self, seconds: float) -> float:
+        """What one device in use for so long weighs at the end of it."""
+        return -expm1(-self.decay * seconds) / self.decay if self.decay else seconds
+
+    def settle(self, now: float) -> None:
+        """Bring the sums to `now`. Where the clock has gone back they stay as they are and count from there."""
+        passed = max(0.0, now - self.at)
+        kept = exp(-self.decay * passed)
+        self.ended *= kept
+        self.live = self.live * kept + self.gpus * self.used(passed)
+        self.at = now
+
+    def start(self, gpus: float, now: float) -> None:
+        self.settle(now)
+        self.gpus += gpus
+        self.young.start(gpus, now)
+
+    def end(self, gpus: float, started: float, ran: float, now: float) -> None:
+        """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
+        self.settle(now)
+        counted = max(0.0, now - started)
+        idle = max(0.0, counted - ran)  # between its end and the moment in which the daemon learned of it
+        self.gpus -= gpus
+        self.live = max(0.0, self.live - gpus * self.used(counted))
+        self.ended += gpus * self.used(max(0.0, ran)) * exp(-self.decay * idle)
+        if self.gpus < 1e-9:
+            self.gpus = self.live = 0.0  # nothing runs: no rounding error stays behind
+        self.young.end(gpus, started, now)
+
+    def restart(self, now: float) -> None:
+        """Forget the live attempts, to have them told anew by `resume`: the clock was set back to `now`."""
+        self.settle(now)
+        self.live = self.gpus = 0.0
+        self.young = Young(self.young.entry)
+
+    def resume(self, gpus: float, started: float, now: float) -> None:
+        """An attempt has been running since `started`."""
+        self.gpus += gpus
+        self.live += gpus * self.used(max(0.0, now - started))
+        self.young.start(gpus, started)
+
+
+class Young:
+    """For each device of a live attempt, the part of the entry charge that its use has not reached yet.
+
+    Kept in the order of the starts with a mark between those that have outgrown the charge and the young, and sums
+    over the young. The mark follows the moment that is asked for, in either direction.
+    """
+
+    __slots__ = ("_gpus", "_gpus_starts", "_mark", "_origin", "_starts", "_sum", "entry")
+
+    def __init__(self, entry: float) -> None:
+        self.entry = entry  # seconds
+        self._starts: list[float] = []  # ascending
+        self._gpus: list[float] = []  # devices of the attempts that started then and have not ended
+        self._mark = 0  # the first that is young
+        self._sum = 0.0  # devices of the young
+        self._gpus_starts = 0.0  # devices × (start − origin) of the young
+        self._origin = 0.0  # near the starts, so that no digits are lost
+
+    def start(self, gpus: float, started: float) -> None:
+        """An attempt on so many devices; starts must be told in their order (an earlier one counts as the last)."""
+        if not self.entry or not gpus:
+            return
+        self._trim(started)
+        if not self._starts:
+            self._origin, self._sum, self._gpus_starts = started, 0.0, 0.0
+        if not self._starts or started > self._starts[-1]:
+            self._starts.append(started)
+            self._gpus.append(0.0)
+        self._change(len(self._starts) - 1, gpus)
+
+    def end(self, gpus: float, started: float, now: float) -> None:
+        """An attempt on so many devices that started then has ended."""
+        self.ahead(now)
+        index = max(self._mark, bisect_left(self._starts, started))
+        if started + self.entry > now and index < len(self._starts):
+            self._change(index, -gpus)
+
+    def ahead(self, now: float) -> float:
+        """Device-seconds that are charged beyond what has been used."""
+        starts = self._starts
+        while self._mark < len(starts) and starts[self._mark] + self.entry <= now:
+            self._count(self._mark, -self._gpus[self._mark])
+            self._mark += 1
+        while self._mark and starts[self._mark - 1] + self.entry > now:
+            self._mark -= 1
+            self._count(self._mark, self._gpus[self._mark])
+        # at most the whole charge: where the clock was set back, starts may lie ahead of it
+        left = self._sum * (self.entry - (now - self._origin)) + self._gpus_starts
+        return min(max(0.0, left), max(0.0, self._sum) * self.entry)
+
+    def _change(self, index: int, gpus: float) -> None:
+        self._gpus[index] += gpus
+        if index >= self._mark:
+            self._count(index, gpus)
+
+    def _count(self, index: int, gpus: float) -> None:
+        self._sum += gpus
+        self._gpus_starts += gpus * (self._starts[index] - self._origin)
+
+    def _trim(self, now: float) -> None:
+        """Let go of those that have outgrown the charge, once they are the most."""
+        self.ahead(now)
+        if self._mark > 64 and 2 * self._mark > len(self._starts):
+            del self._starts[: self._mark], self._gpus[: self._mark]
+            self._mark = 0
+            if self._starts:  # and count anew: no rounding error stays behind
+                self._origin, self._sum, self._gpus_starts = self._starts[0], 0.0, 0.0
+                for index, gpus in enumerate(self._gpus):
+                    self._count(index, gpus)
