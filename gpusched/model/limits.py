@@ -1,7 +1,7 @@
 """Hard limits and quotas: what an administrator allows a user, group, account, QoS level or partition to have.
 
 Plain values, as the configuration or a test gives them. How much of them is used is counted in policy/usage.py, what
-follows from it is decided in policy/limits.py and policy/quota.py.
+follows from it is decided in policy/limits.py and policy/rights.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much of every limit and quota is used now, kept up to date job by job: reading it costs the same in any queue.
 
 The view owns one `Usage` and tells it of every job and attempt that it takes in. Only what the rules limit is counted,
-so that a machine without limits pays nothing. It decides nothing: see policy/limits.py and policy/quota.py.
+so that a machine without limits pays nothing. It decides nothing: see policy/limits.py and policy/rights.py.
 """
 
 from __future__ import annotations
