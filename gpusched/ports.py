@@ -11,6 +11,7 @@ from gpusched.model.changes import Changes, Snapshot, StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import ProbeSample
 from gpusched.model.job import Attempt, AttemptKey, Environment, Job
+from gpusched.model.reservation import Reservation
 from gpusched.model.state import Outcome, Saved
 
 
@@ -67,8 +68,11 @@ class Store(Protocol):
     def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
         """Keys of the latest submits of a user, newest first; an array counts once."""
 
+    def reservations(self) -> tuple[Reservation, ...]:
+        """All reservations by name, those that are over too until they are forgotten."""
+
     def trim(self, ended_before: float) -> int:
-        """Forget jobs that ended before this wall time. Returns how many."""
+        """Forget jobs and reservations that ended before this wall time. Returns how many jobs."""
 
     def check(self) -> None:
         """Prove that a write can become durable now. Raises StoreError."""

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.reservation import Reservation
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.rows import end_of
 
@@ -23,6 +24,7 @@ class MemoryStore:
         self._environments: dict[str, Environment] = {}
         self._story: dict[int, list[StoryLine]] = {}
         self._usage: dict[str, AccountUsage] = {}
+        self._reservations: dict[str, Reservation] = {}
         self._next_job_id = 1
 
     # ---- writing ----------------------------------------------------------------------------------------------
@@ -49,6 +51,8 @@ class MemoryStore:
             self._story.setdefault(line.job_id, []).append(line)
         for used in change.usage:
             self._usage[used.account] = used
+        for reservation in change.reservations:
+            self._reservations[reservation.name] = reservation
         if change.next_job_id is not None:
             self._next_job_id = max(self._next_job_id, change.next_job_id)
 
@@ -56,7 +60,7 @@ class MemoryStore:
         """Memory can always be written."""
 
     def trim(self, ended_before: float) -> int:
-        """Forget jobs that ended before this wall time, except those that load() gives back."""
+        """Forget jobs that ended before this wall time, except those that load() gives back, and reservations."""
         needed = self._needed()
         gone = []
         for job in self._jobs.values():
@@ -67,6 +71,9 @@ class MemoryStore:
             del self._jobs[number]
             self._attempts.pop(number, None)
             self._story.pop(number, None)
+        over = [r.name for r in self._reservations.values() if r.ended_at is not None and r.ended_at < ended_before]
+        for name in over:
+            del self._reservations[name]
         used = {job.spec.env_digest for job in self._jobs.values()}
         self._environments = {digest: env for digest, env in self._environments.items() if digest in used}
         return len(gone)
@@ -88,6 +95,7 @@ class MemoryStore:
             attempts=tuple(attempts[key] for key in sorted(attempts)),
             next_job_id=self._next_job_id,
             usage=tuple(self._usage[account] for account in sorted(self._usage)),
+            reservations=tuple(reservation for reservation in self.reservations() if reservation.ended_at is None),
         )
 
     def _needed(self) -> set[int]:
@@ -127,6 +135,9 @@ class MemoryStore:
         found = [(end, job.id, job) for job in self._jobs.values() if (end := end_of(job)) is not None]
         asked = [job for end, _, job in sorted(found, reverse=True) if _matches(job, end, query)]
         return tuple((job, self.attempts(job.id)) for job in asked[: max(0, query.limit)])
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        return tuple(self._reservations[name] for name in sorted(self._reservations))
 
     def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
         own = (job for job in self._jobs.values() if job.owner.uid == uid)

@@ -34,6 +34,23 @@ ON CONFLICT (account) DO UPDATE SET device_seconds = excluded.device_seconds, at
 -- What every account has used.
 SELECT account, device_seconds, at FROM usage ORDER BY account;
 
+-- name: put_reservation
+-- A reservation as it is now; one of the same name that was over is forgotten.
+INSERT INTO reservation (name, ended_at, reservation) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET ended_at = excluded.ended_at, reservation = excluded.reservation;
+
+-- name: reservations
+-- All reservations, those that are over too.
+SELECT name, reservation FROM reservation ORDER BY name;
+
+-- name: open_reservations
+-- Those that are not over.
+SELECT name, reservation FROM reservation WHERE ended_at IS NULL ORDER BY name;
+
+-- name: forget_reservations
+-- Those that were over before a time.
+DELETE FROM reservation WHERE ended_at < ?;
+
 -- name: put_meta
 -- A number that outlives rows.
 INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpusched.model.changes import AccountUsage, StoryLine
 from gpusched.model.job import Attempt, Environment, Job, JobSpec, Owner, Request, Source
+from gpusched.model.reservation import Reservation
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.codec import Memo, codec
 
@@ -20,6 +21,7 @@ _SHARED = frozenset({Owner, Request, Source})
 _encode_spec, _decode_spec = codec(JobSpec, shared=_SHARED)
 _encode_job, _decode_job = codec(Job, skip=("spec",), shared=_SHARED)
 _encode_attempt, _decode_attempt = codec(Attempt, shared=_SHARED)
+_encode_reservation, _decode_reservation = codec(Reservation)
 # One encoder, made once. ASCII only: file names and arguments that are not UTF-8 survive as escapes.
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
@@ -81,6 +83,11 @@ def usage_row(used: AccountUsage) -> tuple[str, float, float]:
     return plain(used.account), used.device_seconds, used.at
 
 
+def reservation_row(reservation: Reservation) -> tuple[str, float | None, str]:
+    """The columns of a reservation, in the order of the query put_reservation."""
+    return reservation.name, reservation.ended_at, _to_json(_encode_reservation(reservation))
+
+
 def story_row(line: StoryLine) -> tuple[int, int, float, str, str, str]:
     """The columns of a line, in the order of the query put_story."""
     return (line.job_id, line.attempt, line.at, line.kind, plain(line.text), plain(line.by))
@@ -125,6 +132,15 @@ def attempt_of_row(row: Sequence[Any], memo: Memo) -> Attempt:
     except _BROKEN as error:
         raise _unreadable(f"attempt {row[1]} of job {row[0]}", error) from error
     return attempt
+
+
+def reservation_of_row(row: Sequence[Any]) -> Reservation:
+    """The reservation of (name, reservation). Raises StoreError naming it if the row cannot be read."""
+    try:
+        reservation: Reservation = _decode_reservation(json.loads(row[1]), {})
+    except _BROKEN as error:
+        raise _unreadable(f"reservation {row[0]!r}", error) from error
+    return reservation
 
 
 def environment_of_text(text: str) -> Environment:

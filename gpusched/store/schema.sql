@@ -7,6 +7,7 @@
 -- attempt      executions; `released` = 0 while the attempt holds its devices
 -- story        the lines of every job's story, in the order in which they were committed
 -- usage        device-seconds of the ended attempts of each account, decayed to the moment `at`
+-- reservation  devices kept for some users; ended_at is set when it is over or was taken back
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -67,4 +68,10 @@ CREATE TABLE usage (
     account        TEXT PRIMARY KEY,
     device_seconds REAL NOT NULL,
     at             REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE reservation (
+    name        TEXT PRIMARY KEY,
+    ended_at    REAL,
+    reservation TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -23,6 +23,7 @@ from typing import Any
 from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.digest import canonical_json
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.reservation import Reservation
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store import rows
 from gpusched.store.ballast import BALLAST_BYTES, Ballast
@@ -89,10 +90,11 @@ class SqliteStore:
         environments = {digest: env for change in changes for digest, env in change.environments}
         story = [line for change in changes for line in change.story]
         usage = {used.account: used for change in changes for used in change.usage}
+        reserved = {kept.name: kept for change in changes for kept in change.reservations}
         next_id = max(
             self._next_job_id, max(jobs, default=0) + 1, *(change.next_job_id or 1 for change in changes), 1
         )
-        if not (jobs or attempts or environments or story or usage or next_id != self._next_job_id):
+        if not (jobs or attempts or environments or story or usage or reserved or next_id != self._next_job_id):
             return
         specs: rows.Specs = {}
         with self._transaction() as db:
@@ -103,6 +105,7 @@ class SqliteStore:
             db.executemany(self._q["put_attempt"], [rows.attempt_row(attempt) for attempt in attempts.values()])
             db.executemany(self._q["put_story"], [rows.story_row(line) for line in story])
             db.executemany(self._q["put_usage"], [rows.usage_row(used) for used in usage.values()])
+            db.executemany(self._q["put_reservation"], [rows.reservation_row(kept) for kept in reserved.values()])
             if next_id != self._next_job_id:
                 db.execute(self._q["put_meta"], ("next_job_id", next_id))
         self._next_job_id = next_id
@@ -119,7 +122,7 @@ class SqliteStore:
             )
 
     def trim(self, ended_before: float) -> int:
-        """Forget jobs that ended before this wall time, and environments that nobody refers to any more.
+        """Forget jobs and reservations that ended before this wall time, and environments without a job.
 
         Ended jobs that load() gives back stay: others depend on them, or their array or their devices are not done.
         """
@@ -132,6 +135,8 @@ class SqliteStore:
             forgotten += len(found)
             if len(found) < _TRIM_BATCH:
                 break
+        with self._transaction() as db:
+            db.execute(self._q["forget_reservations"], (ended_before,))
         while True:
             with self._transaction() as db:
                 count = db.execute(self._q["forget_environments"], (_TRIM_BATCH,)).rowcount
@@ -183,6 +188,7 @@ class SqliteStore:
             attempts=tuple(attempts[key] for key in sorted(attempts)),
             next_job_id=self._next_job_id,
             usage=tuple(AccountUsage(*row) for row in self._all("usage")),
+            reservations=tuple(map(rows.reservation_of_row, self._all("open_reservations"))),
         )
 
     def environment(self, digest: str) -> Environment:
@@ -214,6 +220,9 @@ class SqliteStore:
         for row in self._all("attempts_of", json.dumps(list(of_job))):
             of_job[row[0]].append(rows.attempt_of_row(row, memo))
         return tuple((job, tuple(of_job[job.id])) for job in jobs)
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        return tuple(map(rows.reservation_of_row, self._all("reservations")))
 
     def recent_keys(self, uid: int, limit: int) -> tuple[str, ...]:
         return tuple(str(row[0]) for row in self._all("recent_keys", uid, limit))

@@ -14,6 +14,7 @@ from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.dependency import parse_dependency
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Hold, HoldKind, Job, JobSpec, Owner, Request, Share, Source
+from gpusched.model.reservation import Repeat, Reservation
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved, Stop, StopKind
 from gpusched.ports import HistoryQuery, Store, StoreError
 from gpusched.store.memory import MemoryStore
@@ -170,6 +171,31 @@ def test_the_usage_of_an_account_is_replaced_and_outlives_its_jobs(store: Store)
     store.commit([Changes(usage=(AccountUsage("änn", 2.0, 13.5),))])
     assert store.trim(1e9) == 1
     assert store.load().usage == (AccountUsage("vision", 7200.0, 12.0), AccountUsage("änn", 2.0, 13.5))
+
+
+def a_reservation(name: str, **fields: Any) -> Reservation:
+    return Reservation(name, ("GPU-1", "GPU-2"), 100.0, 160.5, 60.5, users=("ann",), **fields)
+
+
+def test_a_reservation_is_replaced_and_given_back_until_it_is_over(store: Store) -> None:
+    daily = a_reservation("täglich", accounts=("vision",), repeat=Repeat.DAILY, zone="Europe/Berlin", comment="x")
+    store.commit([Changes(reservations=(daily, a_reservation("paper"))), Changes(reservations=(daily,))])
+    assert store.load().reservations == (a_reservation("paper"), daily)
+    over = a_reservation("paper", begun=True, by="root", ended_at=160.5)
+    store.commit([Changes(reservations=(over,))])
+    assert store.load().reservations == (daily,)
+    assert store.reservations() == (over, daily)
+
+
+def test_reservations_that_are_over_are_forgotten_with_the_jobs_of_their_time(store: Store) -> None:
+    early, late = a_reservation("early", ended_at=100.0), a_reservation("late", ended_at=200.0)
+    store.commit([Changes(reservations=(early, late, a_reservation("open")))])
+    assert store.trim(100.0) == 0
+    assert len(store.reservations()) == 3
+    store.trim(150.0)
+    assert [r.name for r in store.reservations()] == ["late", "open"]
+    store.commit([Changes(reservations=(a_reservation("late"),))])  # its name is free again
+    assert store.load().reservations == (a_reservation("late"), a_reservation("open"))
 
 
 def test_an_attempt_of_an_unknown_job_is_refused_with_nothing_recorded(store: Store) -> None:

@@ -15,6 +15,7 @@ from gpusched.model.changes import AccountUsage, Changes, StoryLine
 from gpusched.model.dependency import Clause, Dependency, Relation
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Job, JobSpec
+from gpusched.model.reservation import Reservation
 from gpusched.model.state import JobState
 from gpusched.ports import HistoryQuery, Store
 from gpusched.store import rows
@@ -72,6 +73,9 @@ changes = st.builds(
     story=st.lists(lines, max_size=2).map(tuple),
     next_job_id=st.none() | st.integers(1, 20),
     usage=st.lists(any_value(AccountUsage, account=st.sampled_from(["a", "b", "ä", ""])), max_size=3).map(tuple),
+    reservations=st.lists(
+        any_value(Reservation, name=st.sampled_from(["a", "b"]), ended_at=ends), max_size=2
+    ).map(tuple),
 )
 batches = st.lists(st.lists(changes, max_size=3), max_size=4)
 
@@ -85,6 +89,7 @@ def everything(store: Store) -> dict[str, Any]:
         "story": [store.story(n) for n in range(JOBS + 1)],
         "history": store.history(HistoryQuery()),
         "failed": store.history(HistoryQuery(states=(JobState.FAILED,), since=5.0, limit=3)),
+        "reservations": store.reservations(),
         "environments": [kept(store, digest) for digest in DIGESTS],
     }
 
