@@ -9,9 +9,9 @@ to 1.05 are called fairly treated.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from gpusched.simulator.steps import Steps
 from gpusched.simulator.workload import Fate, Fleet, TraceJob
 
 UNFAIR = 1.05
@@ -20,11 +20,19 @@ _LEAST = 1.0  # second: what is shorter is no time to be fair about
 
 def fair_times(fates: Sequence[Fate], fleet: Fleet) -> list[float]:
     """Of each job: the seconds that it would take with an equal share of the devices, from submission to end."""
-    demand = _Demand(fates, fleet)
+    demand = Steps(_changes(fates, fleet))
     return [
         max(_LEAST, fate.job.duration) * max(1.0, demand.mean(fate.job.submit, fate.ended) / fleet.devices)
         for fate in fates
     ]
+
+
+def _changes(fates: Sequence[Fate], fleet: Fleet) -> Iterator[tuple[float, float]]:
+    """By how many wanted devices which moment changed the demand: jobs come and end."""
+    for fate in fates:
+        devices = wanted(fate.job, fleet)
+        yield fate.job.submit, devices
+        yield fate.ended, -devices
 
 
 def wanted(job: TraceJob, fleet: Fleet) -> float:
@@ -47,31 +55,3 @@ def by_user(fates: Sequence[Fate], fair: Sequence[float]) -> Mapping[str, float]
         due[name] = due.get(name, 0.0) + time
     return {name: took[name] / due[name] for name in sorted(took)}
 
-
-class _Demand:
-    """How many devices the jobs that were there wanted, as an integral over time that can be asked anywhere."""
-
-    def __init__(self, fates: Sequence[Fate], fleet: Fleet) -> None:
-        changes: dict[float, float] = {}
-        for fate in fates:
-            devices = wanted(fate.job, fleet)
-            changes[fate.job.submit] = changes.get(fate.job.submit, 0.0) + devices
-            changes[fate.ended] = changes.get(fate.ended, 0.0) - devices
-        self._times = sorted(changes)
-        self._level: list[float] = []  # from this time on
-        self._area: list[float] = []  # device-seconds up to this time
-        level, area, last = 0.0, 0.0, self._times[0] if self._times else 0.0
-        for time in self._times:
-            area += level * (time - last)
-            level += changes[time]
-            last = time
-            self._level.append(level)
-            self._area.append(area)
-
-    def mean(self, start: float, end: float) -> float:
-        """Devices wanted, on average between two times at which jobs came or ended."""
-        return (self._until(end) - self._until(start)) / (end - start) if end > start else 0.0
-
-    def _until(self, time: float) -> float:
-        place = bisect_right(self._times, time) - 1
-        return self._area[place] + self._level[place] * (time - self._times[place])
