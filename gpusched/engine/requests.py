@@ -20,6 +20,7 @@ from gpusched.engine.dependencies import (
     tell_dependents,
     unfollow,
 )
+from gpusched.engine.limits import check_changed, check_new
 from gpusched.engine.submit import check_request, check_time
 from gpusched.engine.turn import Turn
 from gpusched.model.actions import Ask, Asked
@@ -155,6 +156,7 @@ def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
         return "asked to save and leave; it then waits again"
     if job.spec.cron is not None:
         raise Refused(f"job {job.key} was a --cron job", f"start it anew: gpusched resubmit {job.key}")
+    check_new(turn.view, job)
     # a dependency that was good enough for the first start is not asked for again
     job = turn.put_job(
         job, state=JobState.PENDING, ended_at=None, ended_because="", hold=None, dependency_met=True,
@@ -240,6 +242,7 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
     if job.spec.cron is not None and "begin" in asked:
         raise Refused(f"job {job.key} runs at the times of its --cron line", "cancel it and submit it with another")
     spec = _changed_spec(turn, job, asked)
+    check_changed(turn.view, job, replace(job, spec=spec))
     changes: dict[str, Any] = {"spec": spec}
     if job.state is JobState.PENDING:
         changes |= _depend_anew(turn, job, replace(job, spec=spec))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpusched.engine.dependencies import Memo, Met, check_known, evaluate, follow, look_again
+from gpusched.engine.limits import check_new, usual_time
 from gpusched.engine.turn import State, Turn
 from gpusched.model.array import parse_array
 from gpusched.model.changes import Submitted
-from gpusched.model.errors import UsageError
+from gpusched.model.errors import GpuschedError, UsageError
 from gpusched.model.events import CronFired, JobSubmitted
 from gpusched.model.job import ArrayElement, Hold, HoldKind, Job, JobSpec, Owner, Request
 from gpusched.model.rules import Partition
@@ -27,11 +28,15 @@ def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElemen
     limit = partition.time_limit(spec.time_limit)
     check_time(partition, limit)
     check_request(state.view, spec.request)
+    probe = Job(0, Owner(event.caller.uid, event.caller.gid, event.caller.user), spec, JobState.PENDING, 0.0)
+    limit = usual_time(rules, probe) if limit is None else limit
     if spec.dependency is not None:
         check_known(state, spec.dependency)
     if event.array is not None and spec.cron is not None:
         raise UsageError("--array and --cron do not go together", "submit an array from a --cron job's script")
-    return replace(spec, time_limit=limit), _elements(event, state)
+    spec, elements = replace(spec, time_limit=limit), _elements(event, state)
+    check_new(state.view, replace(probe, spec=spec), max(1, len(elements)))
+    return spec, elements
 
 
 def check_time(partition: Partition, limit: float | None) -> None:
@@ -158,8 +163,11 @@ def on_cron(turn: Turn, event: CronFired) -> None:
         turn.tell(template, "skipped", f"the run that was due is left out: job {unfinished[0].key} is unfinished")
         return
     spec = replace(template.spec, cron=None, begin=None)
-    job = Job(
-        turn.take_ids(1), template.owner, spec, JobState.PENDING, turn.now.wall, cron_parent=template.id
-    )
-    job = _take_in(turn, job, {})
+    job = Job(0, template.owner, spec, JobState.PENDING, turn.now.wall, cron_parent=template.id)
+    try:
+        check_new(turn.view, job)
+    except GpuschedError as error:
+        turn.tell(template, "skipped", f"the run that was due is left out: {error.message}")
+        return
+    job = _take_in(turn, replace(job, id=turn.take_ids(1)), {})
     turn.tell(template, "fired", f"submitted job {job.key}")

@@ -132,7 +132,7 @@ class LimitRules:
             error = known(names[kind][0], name, tuple(names[kind][1]))
             raise UsageError(f"limits.{kind}.{name}: {error.message}", error.hint)
         if name == EVERYONE and kind is Kind.GROUP:
-            raise UsageError('limits.group."*" is not a group', 'name the groups, or use limits.user."*"')
+            raise UsageError('limits.group.*: "*" is not a group', 'name the groups, or use limits.user."*"')
 
 
 def _check_values(section: str, kind: Kind, limits: Limits) -> None:

@@ -61,7 +61,7 @@ def limited(view: View, job: Job) -> Limited | None:
     tallies = usage.of(job)
     if not tallies:
         return None
-    return forbidden(usage.rules, job, ((t.scope, t.limits) for t in tallies)) or _used_up(view, job, tallies)
+    return forbidden(usage.rules, job, ((t.scope, t.limits) for t in tallies)) or used_up(view, job, tallies)
 
 
 def forbidden(rules: LimitRules, job: Job, scopes: Iterable[tuple[Scope, Limits]] | None = None) -> Limited | None:
@@ -103,7 +103,8 @@ def need(view: View, job: Job) -> int:
     return request.gpus * min(WHOLE, request.gpu_mem_mib * WHOLE // smallest)
 
 
-def _used_up(view: View, job: Job, tallies: tuple[Tally, ...]) -> Limited | None:
+def used_up(view: View, job: Job, tallies: Iterable[Tally]) -> Limited | None:
+    """The first of these limits that leaves no room for the job now, because of what others use."""
     for tally in tallies:
         mine, most = tally.holders.get(job.id, 0), tally.limits.max_running
         if most is not None and tally.running - (job.id in tally.holders) >= most:
