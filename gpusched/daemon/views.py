@@ -93,6 +93,7 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "attempt": lambda s: s.job.attempt,
     "restarts": lambda s: s.job.restarts,
     "submitted_at": lambda s: s.job.submitted_at,
+    "eligible_at": lambda s: s.job.eligible_at,
     "begin_at": lambda s: s.job.spec.begin if not s.job.spec.cron else None,
     "started_at": lambda s: s.job.started_at,
     "ended_at": lambda s: s.job.ended_at,
@@ -120,6 +121,9 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "stopping": lambda s: _stopping(s.job, s.now),
     "pid": lambda s: s.attempt.pid if s.attempt and s.attempt.live else None,
     "gpu_seconds": lambda s: _gpu_seconds(s.attempt, s.now) if s.attempt else 0.0,
+    "ran": lambda s: s.job.ran,
+    "preemptions": lambda s: s.job.preemptions,
+    "lost": lambda s: s.job.lost,
 }
 NEED_REASONS = frozenset({"reason", "reason_text"})
 

@@ -207,6 +207,7 @@ async def history(service: Service, call: Call) -> dict[str, Any]:
     view = service.loop.engine.view
     for entry, (_, tries) in zip(shown, found, strict=True):
         entry["gpu_seconds"] = sum(attempt_view(a, view, now)["gpu_seconds"] for a in tries)
+        entry["first_started_at"] = min((a.started_at for a in tries if a.started_at is not None), default=None)
     return {"jobs": shown}
 
 
