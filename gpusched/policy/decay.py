@@ -42,10 +42,12 @@ class Decayed:
         self.live = self.live * kept + self.gpus * self.used(passed)
         self.at = now
 
-    def start(self, gpus: float, now: float) -> None:
+    def start(self, gpus: float, started: float, now: float) -> None:
+        """An attempt has been running since `started`: since just now, or since before a restart."""
         self.settle(now)
         self.gpus += gpus
-        self.young.start(gpus, now)
+        self.live += gpus * self.used(max(0.0, now - started))
+        self.young.start(gpus, started)
 
     def end(self, gpus: float, started: float, ran: float, now: float) -> None:
         """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
@@ -60,16 +62,10 @@ class Decayed:
         self.young.end(gpus, started, now)
 
     def restart(self, now: float) -> None:
-        """Forget the live attempts, to have them told anew by `resume`: the clock was set back to `now`."""
+        """Forget the live attempts, to have them told anew by `start`: the clock was set back to `now`."""
         self.settle(now)
         self.live = self.gpus = 0.0
         self.young = Young(self.young.entry)
-
-    def resume(self, gpus: float, started: float, now: float) -> None:
-        """An attempt has been running since `started`."""
-        self.gpus += gpus
-        self.live += gpus * self.used(max(0.0, now - started))
-        self.young.start(gpus, started)
 
 
 class Young:

@@ -76,22 +76,26 @@ class Ledger:
 
     def start(self, job: Job, gpus: float, now_wall: float) -> None:
         """An attempt of the job has been given so many devices (a part of one, where it shares its memory)."""
+        self.resume(job, gpus, now_wall, now_wall)
+
+    def resume(self, job: Job, gpus: float, started: float, now_wall: float) -> None:
+        """After a restart: an attempt that started then (wall clock) lives. To be told in the order of the starts."""
         self._at(now_wall)
-        account = job.account
+        account, started = job.account, min(started, now_wall)
         if account not in self._accounts:
             self._accounts[account] = Decayed(self._decay, self._entry, now_wall)
             self._count_shares()
-        self._accounts[account].start(gpus, now_wall)
-        self._all.start(gpus, now_wall)
-        self._running[job.id] = Running(account, gpus, now_wall)
+        for usage in (self._accounts[account], self._all):
+            usage.start(gpus, started, now_wall)
+        self._running[job.id] = Running(account, gpus, started)
         self.version += 1
 
     def end(self, job_id: int, ran: float, now_wall: float) -> None:
         """The job's attempt has ended and ran for `ran` seconds. Nothing, if no start of it was told."""
-        running = self._running.pop(job_id, None)
-        if running is None:
+        if job_id not in self._running:
             return
         self._at(now_wall)
+        running = self._running.pop(job_id)
         for usage in (self._accounts[running.account], self._all):
             usage.end(running.gpus, running.started, ran, now_wall)
         self._changed.add(running.account)
@@ -174,7 +178,7 @@ class Ledger:
             for running in self._running.values():
                 running.started = min(running.started, now)
             for running in sorted(self._running.values(), key=lambda r: r.started):
-                self._accounts[running.account].resume(running.gpus, running.started, now)
-                self._all.resume(running.gpus, running.started, now)
+                for usage in (self._accounts[running.account], self._all):
+                    usage.start(running.gpus, running.started, now)
             self._seen = now
         self._seen = max(self._seen, now)
