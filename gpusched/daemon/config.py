@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from gpusched.daemon.config_errors import at, broken_toml, explained
+from gpusched.daemon.config_limits import LimitsSection, QuotaSection, guilty, limit_rules
+from gpusched.daemon.config_policy import PolicySection
+from gpusched.daemon.config_values import Days, Mib, Name, Names, Seconds, Section, TimeLimit
 from gpusched.model.errors import UsageError
 from gpusched.model.rules import DEFAULT_PARTITION, DEFAULT_QOS, Partition, PreemptMode, Qos, Rules, default_qos
-from gpusched.model.units import parse_duration, parse_seconds, parse_size
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -97,6 +98,8 @@ def _rules(parsed: _File, name: str, text: str) -> Rules:
         max_unasked_requeues=parsed.max_unasked_requeues,
         bypass_limit=parsed.bypass_limit,
         max_array=parsed.max_array,
+        policy=parsed.policy.rules(),
+        limits=limit_rules(parsed.limits, parsed.quota),
     )
     try:
         return rules.check()
@@ -107,6 +110,8 @@ def _rules(parsed: _File, name: str, text: str) -> Rules:
 
 def _guilty(message: str, rules: Rules) -> tuple[str, ...]:
     """The setting that a message of Rules.check is about."""
+    if (setting := guilty(message)) is not None:
+        return setting
     for level in rules.qos:
         if message.startswith(f"QoS {level!r}") or f": {level} → " in message:
             return ("qos", level, "preempts")
@@ -147,87 +152,30 @@ def _partitions(parsed: _File) -> dict[str, Partition]:
 # ---- the shape of the file --------------------------------------------------------------------------------------
 
 
-def _seconds(value: Any) -> Any:
-    return _told(parse_seconds, value) if isinstance(value, str) else value
-
-
-def _time_limit(value: Any) -> Any:
-    if isinstance(value, int | float):
-        raise ValueError('write the time in quotes, for example "2:00:00" or "90m": a bare number has no unit')
-    return _told(parse_duration, value) if isinstance(value, str) else value
-
-
-def _mib(value: Any) -> Any:
-    if value is None or (value == 0 and not isinstance(value, bool)):
-        return value
-    if not isinstance(value, str):
-        raise ValueError('write the size in quotes with its unit, for example "256M" or "2G"')
-    return _told(parse_size, value)
-
-
-def _told(parse: Any, value: str) -> Any:
-    try:
-        return parse(value)
-    except UsageError as error:
-        raise ValueError(f"{error.message}; {error.hint}") from None
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, str) and not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is no name: letters, digits, '.', '_' and '-', at most 64")
-    return value
-
-
 def _devices(value: Any) -> Any:
     if isinstance(value, str) and value != "nvml" and not re.fullmatch(r"sim:\d+x\S+", value):
         raise ValueError(f"{value!r} is neither \"nvml\" nor simulated devices such as \"sim:4x24G\"")
     return value
 
 
-def _once(values: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is there twice: name each once")
-    return values
-
-
-def _listed(value: Any) -> Any:
-    """A list of texts; a TOML list arrives as a Python list, which strict tuples refuse."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return _once(tuple(value))
-    raise ValueError(f'{value!r} is not a list of texts such as ["a", "b"]')
-
-
-Name = Annotated[str, BeforeValidator(_named)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-TimeLimit = Annotated[float | None, BeforeValidator(_time_limit)]
-Mib = Annotated[int, BeforeValidator(_mib)]
-Days = Annotated[float, Field(ge=0, le=36500)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _Qos(_Section):
+class _Qos(Section):
     priority: int | None = Field(default=None, ge=-1_000_000, le=1_000_000)
     preempts: Names | None = None
     mode: Annotated[PreemptMode, Field(strict=False)] | None = None
     grace: Seconds | None = Field(default=None, ge=0, le=86400)
 
 
-class _Partition(_Section):
+class _Partition(Section):
     devices: Names = Field(default=("*",), min_length=1)
     max_time: TimeLimit = None
     default_time: TimeLimit = None
 
 
-class _Client(_Section):
+class _Client(Section):
     autostart: bool = True
 
 
-class _File(_Section):
+class _File(Section):
     devices: Annotated[str, BeforeValidator(_devices)] = "nvml"
     nvml_library: str | None = None
     sample_interval: Seconds = Field(default=1.0, ge=0.1, le=3600)
@@ -245,4 +193,7 @@ class _File(_Section):
     log_level: LogLevel = "info"
     qos: dict[Name, _Qos] = Field(default_factory=dict)
     partition: dict[Name, _Partition] = Field(default_factory=dict)
+    policy: PolicySection = PolicySection()
+    limits: LimitsSection = LimitsSection()
+    quota: QuotaSection = QuotaSection()
     client: _Client = _Client()

@@ -11,6 +11,7 @@ import pytest
 from gpusched.daemon.config import Config, load_config, read_config
 from gpusched.daemon.config_errors import find_lines
 from gpusched.model.errors import UsageError
+from gpusched.model.policy import COST_PRESETS, FairShare, Placement, PolicyName, PolicyRules, PreemptCost, Weights
 from gpusched.model.rules import Partition, PreemptMode, Qos, Rules
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "config.example.toml"
@@ -47,8 +48,76 @@ def test_the_example_names_every_setting() -> None:
     text = EXAMPLE.read_text(encoding="utf-8").replace("#: ", "")
     named = {key[-1] for key in find_lines(text)}
     assert {f.name.removesuffix("_mib") for f in dataclasses.fields(Config)} - {"rules", "source"} <= named
-    assert {f.name.removesuffix("_mib") for f in dataclasses.fields(Rules)} - {"partitions"} <= named
+    assert {f.name.removesuffix("_mib") for f in dataclasses.fields(Rules)} - {"partitions", "limits"} <= named
     assert {f.name for cls in (Qos, Partition) for f in dataclasses.fields(cls)} - {"name"} <= named
+
+
+def test_the_example_names_every_setting_of_the_policy() -> None:
+    lines = find_lines(EXAMPLE.read_text(encoding="utf-8"))
+    other = {"cost": "preempt_cost", "half_life_days": "half_life", "entry_hours": "entry"}
+    for section, cls in (("",), PolicyRules), (("weights",), Weights), (("fair_share",), FairShare):
+        where = ("policy", *filter(None, section))
+        names = {f.name for f in dataclasses.fields(cls)} - {"tick_starts", "calm"}  # which only simulations choose
+        assert {(*where, other.get(name, name)) for name in names} <= lines.keys()
+
+
+def test_the_policy_can_be_set() -> None:
+    rules = read_config(
+        '[policy]\nname = "las"\nplacement = "pack"\npatience = "unlimited"\nbackfill_depth = 7\ntick = 30\n'
+        'min_run = "5m"\nlas_limits = ["30m", "2h", "1d"]\nlas_slices = false\nrunning_first = false\n'
+        'between_accounts = false\npreempt_cost = "helios"\nmigrate = true\n'
+        "weights = {age = 1, age_days = 2.5, fair_share = 3, size = 0, nice = 5}\n"
+        '[policy.fair_share]\nhalf_life = "unlimited"\ndamping = 2\ndefault_share = 0.5\nentry = 0\n'
+        'shares = {vision = 3, "ann@lab" = 0.25}\n',
+        "c.toml",
+    ).rules
+    assert rules.policy == PolicyRules(
+        name=PolicyName.LAS,
+        placement=Placement.PACK,
+        patience=None,
+        backfill_depth=7,
+        tick=30.0,
+        min_run=300.0,
+        las_limits=(1800.0, 7200.0, 86400.0),
+        las_slices=False,
+        running_first=False,
+        between_accounts=False,
+        cost=COST_PRESETS["helios"],
+        migrate=True,
+        weights=Weights(1.0, 2.5, 3.0, 0.0, 5.0),
+        fair_share=FairShare(0.0, 2.0, 0.5, (("ann@lab", 0.25), ("vision", 3.0)), 0.0),
+    )
+    assert read_config('policy.preempt_cost = "90s"', "c.toml").rules.policy.cost == PreemptCost(90.0, 90.0, 90.0)
+    assert read_config("policy.preempt_cost = 45", "c.toml").rules.policy.cost == PreemptCost(45.0, 45.0, 45.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[policy]\nname = "x"', ("c.toml:2: 'policy.name' is 'x'; allowed: 'fifo', 'backfill', 'fit-first'",)),
+        ('[policy]\nplacement = "near"', ("c.toml:2: ", "allowed: 'prefer', 'pack' or 'count'")),
+        ("[policy]\nnmae = 3", ("c.toml:2: unknown setting 'policy.nmae'; did you mean 'name'?", "las_limits")),
+        ("[policy]\npatience = 14", ("c.toml:2: 'policy.patience': write the time in quotes",)),
+        ("policy.tick = -1", ("c.toml:1: 'policy.tick' is -1: input should be greater than or equal to 0",)),
+        ('policy.las_limits = "1h"', ("c.toml:1: 'policy.las_limits': '1h' is not a list of times on one device",)),
+        ("policy.las_limits = []", ("is not a list of times on one device",)),
+        ('policy.las_limits = ["2h", "1h"]', ("2h, 1h must be more than 0 and ascending",)),
+        ('policy.las_limits = ["0s", "1h"]', ("must be more than 0 and ascending",)),
+        ('policy.las_limits = ["long"]', ("interval 'long' cannot be read; write for example 60s",)),
+        ('policy.preempt_cost = "gavel"', ('neither a time such as "60s" nor "lucid" or "helios"',)),
+        ("policy.preempt_cost = -5", ("c.toml:1: 'policy.preempt_cost'",)),
+        ("[policy.weights]\nage = -1", ("c.toml:2: 'policy.weights.age' is -1: input should be greater",)),
+        ("[policy.weights]\nage_days = 0", ("c.toml:2: 'policy.weights.age_days' is 0: input should",)),
+        ("[policy.weights]\nqos = 1", ("unknown setting 'policy.weights.qos' (known here: age, age_days, fair",)),
+        ("[policy.fair_share]\nhalf_life = 7", ("c.toml:2: 'policy.fair_share.half_life': write the time in quotes",)),
+        ("[policy.fair_share.shares]\na = 1\nb = 0", ("c.toml:3: 'policy.fair_share.shares.b' is 0: input should be",)),
+        ('[policy.fair_share.shares]\n" " = 1', ("c.toml:2: ", "' ' is no account")),
+        ("policy = 3", ("c.toml:1: 'policy' is a section",)),
+    ],
+)
+def test_a_mistake_in_the_policy_is_told_with_its_line(text: str, expected: tuple[str, ...]) -> None:
+    answer = told(text)
+    assert all(part in answer for part in expected), answer
 
 
 def test_a_section_changes_only_what_it_names() -> None:

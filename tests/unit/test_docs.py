@@ -19,6 +19,8 @@ from gpusched.cli.gpu_query import FACTS
 from gpusched.cli.main import ALIASES, COMMANDS, cli
 from gpusched.cli.settings import settings
 from gpusched.daemon import config
+from gpusched.daemon.config_limits import AccountQuota, SharedLimits
+from gpusched.daemon.config_policy import FairShareSection, PolicySection, WeightsSection
 from gpusched.daemon.routes import ROUTES
 from gpusched.daemon.views import JOB_FIELDS, device_view
 from gpusched.devices.faults import parse_faults
@@ -189,11 +191,19 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 # ---- configuration and environment ----------------------------------------------------------------------------------
 
 
+SECTIONS = ("qos", "partition", "policy", "limits", "quota", "client")
+
+
 def test_the_table_of_settings_is_complete_and_true() -> None:
-    expected = {name for name in config._File.model_fields if name not in ("qos", "partition", "client")}
+    expected = {name for name in config._File.model_fields if name not in SECTIONS}
+    expected |= {f"limits.KIND.NAME.{name}" for name in SharedLimits.model_fields}
+    expected |= {f"quota.account.NAME.{name}" for name in AccountQuota.model_fields}
     expected |= {f"qos.NAME.{name}" for name in config._Qos.model_fields}
     expected |= {f"partition.NAME.{name}" for name in config._Partition.model_fields}
     expected |= {f"client.{name}" for name in config._Client.model_fields}
+    expected |= {f"policy.{name}" for name in PolicySection.model_fields if name not in ("weights", "fair_share")}
+    expected |= {f"policy.weights.{name}" for name in WeightsSection.model_fields}
+    expected |= {f"policy.fair_share.{name}" for name in FairShareSection.model_fields}
     assert set(BY_NAME["daemon.md"].section("Configuration").first_cells()) == expected
 
 
