@@ -83,7 +83,7 @@ class World:
         return step.replies
 
     def decide(self, *events: Event) -> Step:
-        step = self.engine.handle(events, self.now)
+        step = self.engine.answered(self.engine.handle(events, self.now), self.now)
         invariants.check(self.engine, self.now)
         self._reasons_are_true()
         return step
@@ -148,9 +148,9 @@ class World:
     def _reasons_are_true(self) -> None:
         """No job is said to be about to start when the cycle is over; many reasons at once say what each one says."""
         waiting = [j for j in self.engine.state.jobs.values() if j.state is JobState.PENDING]
-        at_once = explain.reasons(self.engine.view, waiting, self.now.wall)
+        at_once = explain.reasons(self.engine.view, waiting, self.now)
         for job in waiting:
-            alone = explain.reason(self.engine.view, job, self.now.wall)
+            alone = explain.reason(self.engine.view, job, self.now)
             overdue = job.id in self.engine.state.waiting_for_time
             assert overdue or alone.word is not explain.Word.STARTING, f"{job.key} could start, and was not started"
             assert at_once[job.id].word is alone.word, f"{job.key}: {at_once[job.id]}, but alone {alone}"
@@ -373,7 +373,7 @@ class World:
         return set(self.engine.view.live)
 
     def why(self, job: int) -> explain.Reason:
-        return explain.reason(self.engine.view, self.job(job), self.now.wall)
+        return explain.reason(self.engine.view, self.job(job), self.now)
 
     def story(self, job: int) -> list[str]:
         return [line.text for line in self.store.story(job)]

@@ -130,7 +130,8 @@ class Loop:
     async def turn(self, batch: list[tuple[Event, asyncio.Future[Reply] | None]]) -> None:
         """One batch, from handling to acting."""
         try:
-            step = self.engine.handle([event for event, _ in batch], self.clock.now())
+            now = self.clock.now()
+            step = self.engine.answered(self.engine.handle([event for event, _ in batch], now), now)
             if step.changes:
                 await self._commit(step)
         except StoreError as error:

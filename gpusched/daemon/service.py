@@ -63,7 +63,7 @@ class Service:
         """JOBs, in the order given. `attempts`: the latest attempts of jobs that are not alive, where known."""
         engine, now = self.loop.engine, self.loop.clock.now()
         waiting = [job for job in jobs if job.state is JobState.PENDING]
-        why = reasons(engine.view, waiting, now.wall) if not NEED_REASONS.isdisjoint(fields) else {}
+        why = reasons(engine.view, waiting, now) if not NEED_REASONS.isdisjoint(fields) else {}
         positions = self.positions() if waiting and "position" in fields else {}
         ended = attempts or {}
         return [

@@ -12,9 +12,11 @@ from gpusched.model.clock import Instant
 from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, ScriptChanged
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
+from gpusched.policy.costs import cost
 
 KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt; doubled each time
 MOST_DOUBLED = 5
+_MOVES = frozenset({StopKind.PREEMPT, StopKind.RESIZE})  # stops that are not the job's own affair
 MOST_PATIENCE = 30.0  # seconds of grace for a cancelled job, however long the grace period of its QoS is
 
 
@@ -52,7 +54,10 @@ def on_started(turn: Turn, event: AttemptStarted) -> None:
     job, attempt = found
     if attempt.started is not None:
         return  # the same fact, observed again after a restart of the daemon
-    turn.put_attempt(attempt, started=turn.now.boot, started_at=turn.now.wall, pid=event.pid)
+    turn.put_attempt(
+        attempt, started=turn.now.boot, started_at=turn.now.wall, pid=event.pid,
+        watching=attempt.watching or event.watching,
+    )
     state = JobState.RUNNING if job.state is JobState.STARTING else job.state
     job = turn.put_job(job, state=state, started_at=turn.now.wall, failed_starts=0)
     turn.tell(job, "started", f"running as process {event.pid}")
@@ -161,10 +166,19 @@ def _ended(turn: Turn, attempt: Attempt, outcome: Outcome) -> Instant:
 def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
     assert attempt.outcome is not None
     verdict = judge(job, attempt, attempt.outcome, turn.rules)
+    ran = 0.0
+    if attempt.started is not None and attempt.ended is not None:
+        ran = max(0.0, attempt.ended - attempt.started)
+    moved = verdict.state is JobState.PENDING and job.stop is not None and job.stop.kind in _MOVES
     job = turn.put_job(
         job,
         state=verdict.state,
         stop=None,
+        ran=job.ran + ran,
+        gpu_seconds=job.gpu_seconds + ran * len(attempt.devices),
+        preemptions=job.preemptions + moved,
+        lost=job.lost + (cost(turn.view, job) if moved else 0.0),
+        requeued_at=turn.now.wall if verdict.state is JobState.PENDING else job.requeued_at,
         saved=attempt.saved or job.saved,
         outcome=attempt.outcome,
         restarts=verdict.restarts,

@@ -17,7 +17,7 @@ def warning_time(job: Job, attempt: Attempt) -> float | None:
 
 def run_out(turn: Turn) -> None:
     """Act on every deadline that has passed."""
-    for job_id in sorted(turn.view.live):
+    for job_id in sorted(turn.view.stopping | turn.state.timed):
         job, attempt = turn.state.jobs[job_id], turn.view.live[job_id]
         if job.state is JobState.STOPPING:
             if job.stop is not None and job.stop.deadline <= turn.now.boot:
@@ -40,10 +40,10 @@ def _kill_text(stop: Stop) -> str:
 
 
 def next_deadline(turn: Turn) -> float | None:
-    """The earliest deadline on the boot clock."""
-    times = []
-    for job_id, attempt in turn.view.live.items():
-        job = turn.state.jobs[job_id]
+    """The earliest deadline on the boot clock, or when the policy wants to decide again."""
+    times = [] if turn.state.look_at is None else [turn.state.look_at]
+    for job_id in turn.view.stopping | turn.state.timed:
+        job, attempt = turn.state.jobs[job_id], turn.view.live[job_id]
         when = job.stop.deadline if job.state is JobState.STOPPING and job.stop else warning_time(job, attempt)
         if when is not None:
             times.append(when)

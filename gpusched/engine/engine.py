@@ -42,8 +42,10 @@ from gpusched.model.events import (
 from gpusched.model.job import Job, Owner, Share
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, Stop, StopKind
-from gpusched.policy.cycle import Preempt, Start, cycle
+from gpusched.policy.cycle import cycle
+from gpusched.policy.decisions import Preempt, Start
 from gpusched.policy.explain import reason
+from gpusched.policy.policies import policy_of
 from gpusched.policy.view import View
 
 KEPT = 64
@@ -53,7 +55,7 @@ class Engine:
     """The state of all jobs, attempts and devices, and what follows from each event."""
 
     def __init__(self, rules: Rules, boot_id: str) -> None:
-        self.state = State(rules, boot_id, View(rules))
+        self.state = State(rules, boot_id, View(rules, policy_of(rules).rank))
         self.look_at = KEPT  # how many ended jobs are kept before the engine looks which it can let go
 
     @property
@@ -81,14 +83,19 @@ class Engine:
         replies = [self._reply(turn, event) for event in events]
         schedule(turn)
         settle(turn)
-        for index, reply in enumerate(replies):
-            if isinstance(reply, Submitted):
-                replies[index] = replace(reply, note=self._how_things_stand(reply, now))
-        step = Step(
-            turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn)
-        )
+        step = Step(turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn))
         self._forget_ended(turn)
         return step
+
+    def answered(self, step: Step, now: Instant) -> Step:
+        """The step just made, with a sentence for everybody who submitted: where it starts, or why it waits."""
+        if not any(isinstance(reply, Submitted) for reply in step.replies):
+            return step
+        replies = [
+            replace(reply, note=self._how_things_stand(reply, now)) if isinstance(reply, Submitted) else reply
+            for reply in step.replies
+        ]
+        return replace(step, replies=tuple(replies))
 
     def preview(self, event: JobSubmitted, now: Instant) -> str:
         """What a submit would do, in a sentence. Raises what the submit would raise; nothing is submitted."""
@@ -112,7 +119,7 @@ class Engine:
 
     def _forecast(self, job: Job, now: Instant) -> str:
         """What the next scheduling cycle will decide about a job that is in the view."""
-        decision = None if self.view.closing else next(cycle(self.view), None)
+        decision = None if self.view.closing else next(cycle(self.view, now), None)
         match decision:
             case Start(job.id, devices):
                 return f"would start now on {describe_devices(self.state, devices)}"
@@ -122,7 +129,7 @@ class Engine:
                 shares = tuple(Share(uuid) for uuid in plan.devices)
                 return f"would wait for jobs that are leaving {describe_devices(self.state, shares)}"
             case _:
-                why = reason(self.view, job, now.wall)
+                why = reason(self.view, job, now)
                 return f"would wait ({why.word}: {why.text})"
 
     # ---- inside ---------------------------------------------------------------------------------------------
@@ -200,7 +207,7 @@ class Engine:
             return f"starting on {describe_devices(self.state, live.devices)}"
         if job.state is not JobState.PENDING:
             return f"{job.state.lower()}: {job.ended_because}"
-        why = reason(self.view, job, now.wall)
+        why = reason(self.view, job, now)
         return f"waiting ({why.word}: {why.text})"
 
     def _forget_ended(self, turn: Turn) -> None:

@@ -67,14 +67,21 @@ def _gangs_are_whole(engine: Engine) -> None:
 
 def _queues_match_jobs(engine: Engine, now: Instant) -> None:
     view = engine.view
-    queued = [job_id for ids in view.buckets.values() for job_id in ids]
+    queued = [job_id for waiting in view.buckets.values() for _, job_id in waiting.entries]
     assert len(queued) == len(set(queued)), "a job waits in two places"
     waiting = set(queued) | view.claimants
     expected = {j.id for j in engine.state.jobs.values() if eligible(j, now, engine.state.rules)}
     overdue = {i for i in expected - waiting if i in engine.state.waiting_for_time}
     assert waiting == expected - overdue, f"waiting: {waiting}, but should be {expected}"
-    for bucket, ids in view.buckets.items():
-        assert ids == sorted(ids) and ids, f"bucket {bucket} is out of order: {ids}"
+    for bucket, line in view.buckets.items():
+        assert line.entries == sorted(line.entries) and line.entries, f"bucket {bucket} is out of order: {line}"
+    for uuid, slot in view.slots.items():
+        able = slot.device.usable and slot.device.foreign_mib <= view.rules.foreign_floor_mib
+        is_open = able and not slot.holders and slot.kept_for is None
+        assert (slot.able, slot.open, slot.guarded) == (able, is_open, False), f"device {uuid} is miscounted: {slot}"
+    stopping = {job.id for job in engine.state.jobs.values() if job.state is JobState.STOPPING}
+    assert view.stopping == stopping, f"leaving: {view.stopping}, but should be {stopping}"
+    assert view.open_devices == sum(slot.open for slot in view.slots.values()), "open devices are miscounted"
     for uuid, slot in view.slots.items():
         if slot.kept_for is not None:
             assert slot.kept_for in view.claimants, f"device {uuid} is kept for {slot.kept_for}, who claims nothing"
@@ -121,5 +128,5 @@ def _nobody_missed_a_dependency(engine: Engine) -> None:
 def _every_waiting_job_has_a_reason(engine: Engine, now: Instant) -> None:
     for job in engine.state.jobs.values():
         if job.state is JobState.PENDING:
-            why = reason(engine.view, job, now.wall)
+            why = reason(engine.view, job, now)
             assert why.text and why.next, f"job {job.key} waits without a reason"

@@ -6,17 +6,25 @@ from dataclasses import replace
 
 from gpusched.engine.attempts import ask_to_stop, grace, start
 from gpusched.engine.turn import Turn, describe_devices
-from gpusched.model.job import Job, Share
+from gpusched.model.job import Attempt, Job, Share
+from gpusched.model.policy import PolicyName
 from gpusched.model.rules import PreemptMode
 from gpusched.model.state import Stop, StopKind
-from gpusched.policy.cycle import Preempt, Start, Withdraw, cycle
+from gpusched.policy.cycle import cycle
+from gpusched.policy.decisions import Evict, Preempt, Start, Withdraw
+from gpusched.policy.policies import policy_of
+
+RANK_ANEW = 60.0  # seconds
+_LEARNING = frozenset({PolicyName.SJF, PolicyName.SRTF, PolicyName.SRSF, PolicyName.PREDICTED})
 
 
 def schedule(turn: Turn) -> None:
-    """One scheduling cycle, if anything has changed that it could depend on."""
-    if not turn.dirty or turn.view.closing:
+    """One scheduling cycle, if anything has changed that it could depend on, or its time has come."""
+    due = turn.state.look_at is not None and turn.state.look_at <= turn.now.boot + 1e-9
+    if not (turn.dirty or due) or turn.view.closing:
         return
-    decided = cycle(turn.view)
+    _rank_anew(turn)
+    decided = cycle(turn.view, turn.now)
     for decision in decided:
         match decision:
             case Start(job_id, devices, past):
@@ -25,11 +33,25 @@ def schedule(turn: Turn) -> None:
             case Preempt(past=past):
                 _preempt(turn, decision)
                 _count_bypass(turn, past)
+            case Evict(victims, job_id):
+                _ask_to_leave(turn, victims, turn.state.jobs[job_id])
             case Withdraw(job_id, reason):
                 job = turn.put_job(turn.state.jobs[job_id], earmark=())
                 turn.tell(job, "replanned", f"its devices are chosen anew: {reason}")
     _end_of_yielding(turn)
     turn.dirty = False
+    turn.state.look_at = policy_of(turn.rules).next_look(turn.view, turn.now)
+
+
+def _rank_anew(turn: Turn) -> None:
+    """What has been learned of durations meanwhile changes the order of those that wait, once in a while."""
+    state, view = turn.state, turn.view
+    name = turn.rules.policy.name
+    if name not in _LEARNING or not view.guessed or view.durations.version == state.ranked_version:
+        return
+    if state.ranked_at is None or turn.now.boot - state.ranked_at >= RANK_ANEW:
+        state.ranked_version, state.ranked_at = view.durations.version, turn.now.boot
+        view.rank_anew()
 
 
 def _count_bypass(turn: Turn, past: int | None) -> None:
@@ -45,14 +67,19 @@ def _preempt(turn: Turn, decision: Preempt) -> None:
     names = ", ".join(turn.state.jobs[v.job_id].key for v in decision.plan.victims)
     whom = f"preempts job {names}" if names else "waits for jobs that are leaving"
     turn.tell(job, "preempting", f"{whom} for {describe_devices(turn.state, shares)}")
-    for attempt in decision.plan.victims:
+    _ask_to_leave(turn, decision.plan.victims, job)
+
+
+def _ask_to_leave(turn: Turn, victims: tuple[Attempt, ...], job: Job) -> None:
+    for attempt in victims:
         victim = turn.state.jobs[attempt.job_id]
         ask_to_stop(turn, victim, _stop_for(turn, victim, job))
 
 
 def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
     level = turn.rules.qos.get(victim.spec.qos)
-    to_cancel = level is not None and level.mode is PreemptMode.CANCEL
+    alike = victim.spec.qos == preemptor.spec.qos  # who is slower than an equal comes back in any case
+    to_cancel = level is not None and level.mode is PreemptMode.CANCEL and not alike
     return Stop(
         StopKind.PREEMPT, turn.now.boot + grace(turn, victim), for_job=preemptor.id, to_cancel=to_cancel
     )
@@ -60,9 +87,8 @@ def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
 
 def _end_of_yielding(turn: Turn) -> None:
     """A job that gave its devices back has let the others go first once; now it takes its old place again."""
-    yielding = [job for bucket, ids in turn.view.buckets.items() if bucket.yielding for job in ids]
-    for job_id in sorted(yielding):
-        job = turn.state.jobs[job_id]
+    yielding = [job for bucket in turn.view.buckets if bucket.yielding for job in turn.view.queued(bucket)]
+    for job in sorted(yielding, key=lambda j: j.id):
         if not _devices_still_leaving(turn, job):
             turn.put_job(replace(job, yielding=False))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gpusched.model.actions import Action
 from gpusched.model.changes import Changes, StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
+from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
 from gpusched.model.rules import Rules
 from gpusched.model.state import LEGAL_MOVES, JobState
@@ -50,8 +51,12 @@ class State:
     dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
     told: dict[str, Facts] = field(default_factory=dict)  # the facts that those who wait for a key were told last
     singletons: dict[Name, list[int]] = field(default_factory=dict)  # unfinished jobs of one name, ascending
+    timed: set[int] = field(default_factory=set)  # live jobs with a time limit
     waiting_for_time: set[int] = field(default_factory=set)  # pending jobs with a begin time to come
     ended: set[int] = field(default_factory=set)  # final jobs that are still kept, because others need them
+    look_at: float | None = None  # boot clock: when the policy wants to decide again, though nothing may have happened
+    ranked_version: int = 0  # of what was learned of durations, when the waiting jobs were ranked last
+    ranked_at: float | None = None  # boot clock
     late: Counter[str] = field(default_factory=Counter)  # messages about attempts that are over, by kind
 
     @property
@@ -103,6 +108,8 @@ class Turn:
     def add_job(self, job: Job) -> None:
         """Take in a job that has just been submitted, or an ended one recalled from the store."""
         index_job(self.state, job)
+        if job.spec.time_limit is not None and job.state.live:
+            self.state.timed.add(job.id)
         self.state.view.put_job(job, eligible(job, self.now, self.rules))
 
     def forget_job(self, job: Job) -> None:
@@ -118,7 +125,7 @@ class Turn:
     def put_job(self, job: Job, **changes: Any) -> Job:
         """Replace fields of a job (or add a new one as it is) and note it for the commit."""
         old = self.state.jobs.get(job.id)
-        new = replace(job, **changes) if changes else job
+        new = evolve(job, **changes) if changes else job
         if old is None:
             index_job(self.state, new)
         elif old.state is not new.state:
@@ -133,10 +140,14 @@ class Turn:
             self._track_name(old, new)
         ready = eligible(new, self.now, self.rules)
         if ready and new.eligible_at is None:
-            new = replace(new, eligible_at=self.now.wall)
+            new = evolve(new, eligible_at=self.now.wall)
         if new.earmark and not ready:
-            new = replace(new, earmark=())  # who waits for something else claims no devices meanwhile
+            new = evolve(new, earmark=())  # who waits for something else claims no devices meanwhile
         self._track_time(new)
+        if new.spec.time_limit is not None and new.state.live:
+            self.state.timed.add(new.id)
+        else:
+            self.state.timed.discard(new.id)
         self.state.view.put_job(new, ready)
         self._jobs[new.id] = new
         if old is None or not _just_goes_on(old, new):
@@ -144,7 +155,7 @@ class Turn:
         return new
 
     def put_attempt(self, attempt: Attempt, **changes: Any) -> Attempt:
-        new = replace(attempt, **changes) if changes else attempt
+        new = evolve(attempt, **changes) if changes else attempt
         self.state.view.put_attempt(new)
         self._attempts[new.key] = new
         if not new.live:

@@ -135,6 +135,7 @@ class UnreserveRequested:
 class AttemptStarted:
     attempt: AttemptKey
     pid: int
+    watching: bool = False  # it polls for requests already
 
 
 @dataclass(frozen=True, slots=True)

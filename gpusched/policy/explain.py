@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 
+from gpusched.model.clock import Instant
 from gpusched.model.dependency import Relation
 from gpusched.model.device import Health
 from gpusched.model.job import HoldKind, Job
 from gpusched.model.state import JobState
 from gpusched.model.units import format_size
 from gpusched.policy.fit import fit, foreign_blocks, room_for
+from gpusched.policy.limits import limited
 from gpusched.policy.preempt import may_leave
+from gpusched.policy.priority import scheduling_order
+from gpusched.policy.queue import Order
 from gpusched.policy.view import Slot, View
 
 
@@ -70,12 +74,12 @@ class VictimVerdict:
     text: str
 
 
-def reason(view: View, job: Job, now_wall: float) -> Reason:
+def reason(view: View, job: Job, now: Instant) -> Reason:
     """The one reason for which a PENDING job does not run at this moment."""
-    return _own_reason(view, job, now_wall) or _device_reason(view, job, _Rivals(view))
+    return _own_reason(view, job, now) or _device_reason(view, job, now, _Rivals(view, now))
 
 
-def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
+def _own_reason(view: View, job: Job, now: Instant) -> Reason | None:
     """Reasons that lie in the job itself."""
     spec = job.spec
     if job.hold is not None:
@@ -96,7 +100,7 @@ def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
         )
         text = f"an earlier job named {spec.name!r} is unfinished" if singleton else f"waits for {spec.dependency}"
         return Reason(Word.DEPENDENCY, text, "the jobs it depends on get there")
-    if spec.begin is not None and spec.begin > now_wall:
+    if spec.begin is not None and spec.begin > now.wall:
         return Reason(Word.BEGIN_TIME, "its begin time has not come", "its begin time comes")
     if view.array_full(job):
         limit = job.array.limit if job.array else 0
@@ -119,7 +123,7 @@ def _own_reason(view: View, job: Job, now_wall: float) -> Reason | None:
     return None
 
 
-def _device_reason(view: View, job: Job, rivals: _Rivals) -> Reason:
+def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reason:
     request = job.spec.request
     if request.gpus == 0:
         if fit(view, job) is not None:
@@ -174,27 +178,29 @@ def _preempting(view: View, job: Job) -> Reason:
 class _Rivals:
     """Finds the waiting job that goes first of those that compete with a job. Looks at the queue once, when asked."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, now: Instant) -> None:
         self._view = view
+        self._order = scheduling_order(view, now)
         self._firsts: dict[frozenset[str], Job] | None = None
 
     def first(self, job: Job) -> Job | None:
         """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
         if self._firsts is None:
             self._firsts = self._look()
-        order, mine = self._view.order(job), self._view.kind(job.spec.request)
+        order, mine = self._order(job), self._view.kind(job.spec.request)
         rivals = [
             head for kind, head in self._firsts.items()
-            if not kind.isdisjoint(mine) and self._view.order(head) < order
+            if not kind.isdisjoint(mine) and self._order(head) < order
         ]  # fmt: skip
-        return min(rivals, key=self._view.order, default=None)
+        return min(rivals, key=self._order, default=None)
 
     def _look(self) -> dict[frozenset[str], Job]:
         view, firsts = self._view, dict[frozenset[str], Job]()
-        for bucket, ids in view.buckets.items():
-            head, kind = view.jobs[ids[0]], view.kind(bucket.request)
+        for bucket in view.buckets:
+            head, kind = view.head(bucket), view.kind(bucket.request)
             best = firsts.get(kind)
-            if (best is None or view.order(head) < view.order(best)) and not view.array_full(head):
+            held_back = view.array_full(head) or limited(view, head) is not None
+            if not held_back and (best is None or self._order(head) < self._order(best)):
                 firsts[kind] = head
         return firsts
 
@@ -204,20 +210,19 @@ def _compete(view: View, one: Job, other: Job) -> bool:
     return not view.kind(one.spec.request).isdisjoint(view.kind(other.spec.request))
 
 
-def ahead(view: View, job: Job, most: int = 20) -> tuple[Ahead, ...]:
+def ahead(view: View, job: Job, now: Instant, most: int = 20) -> tuple[Ahead, ...]:
     """The waiting jobs that go before this one for something that it wants too, first things first."""
-    order = view.order(job)
-    first = merge(*_competing_queues(view, job), key=view.order)
-    before = islice((other for other in first if view.order(other) < order), most)
+    order = scheduling_order(view, now)
+    first = merge(*_competing_queues(view, job, order), key=order)
+    before = islice(takewhile(lambda other: order(other) < order(job), first), most)
     return tuple(Ahead(other.id, _ahead_text(view, other, job)) for other in before)
 
 
-def _competing_queues(view: View, job: Job) -> list[Iterator[Job]]:
+def _competing_queues(view: View, job: Job, order: Callable[[Job], Order]) -> list[Iterator[Job]]:
     """The waiting jobs that compete with `job`, as sequences that are each in scheduling order."""
     claiming = [view.jobs[job_id] for job_id in view.claimants]
-    queues = [iter(sorted((other for other in claiming if _compete(view, other, job)), key=view.order))]
-    waiting = (ids for ids in view.buckets.values() if _compete(view, view.jobs[ids[0]], job))
-    return [*queues, *(map(view.jobs.__getitem__, ids) for ids in waiting)]
+    queues = [iter(sorted((other for other in claiming if _compete(view, other, job)), key=order))]
+    return [*queues, *(view.queued(bucket) for bucket in view.buckets if _compete(view, view.head(bucket), job))]
 
 
 def _ahead_text(view: View, other: Job, job: Job) -> str:
@@ -298,24 +303,24 @@ def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
     return tuple(verdicts)
 
 
-def reasons(view: View, jobs: list[Job], now_wall: float) -> dict[int, Reason]:
+def reasons(view: View, jobs: list[Job], now: Instant) -> dict[int, Reason]:
     """The reason of each of many waiting jobs. Jobs of one bucket share the look at the devices."""
-    rivals = _Rivals(view)
+    rivals = _Rivals(view, now)
     of_head: dict[int, Reason] = {}
     found: dict[int, Reason] = {}
     for job in jobs:
-        own = _own_reason(view, job, now_wall)
+        own = _own_reason(view, job, now)
         if own is not None:
             found[job.id] = own
             continue
-        ids = view.buckets.get(view.bucket(job))
-        if not ids or ids[0] == job.id or job.earmark:
-            found[job.id] = _device_reason(view, job, rivals)
+        waiting = view.buckets.get(view.bucket(job))
+        if waiting is None or waiting.entries[0][1] == job.id or job.earmark:
+            found[job.id] = _device_reason(view, job, now, rivals)
             continue
-        head_id = ids[0]
-        if head_id not in of_head:
-            of_head[head_id] = _device_reason(view, view.jobs[head_id], rivals)
-        found[job.id] = _behind(view.jobs[head_id], of_head[head_id])
+        head = view.jobs[waiting.entries[0][1]]
+        if head.id not in of_head:
+            of_head[head.id] = _device_reason(view, head, now, rivals)
+        found[job.id] = _behind(head, of_head[head.id])
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from gpusched.model.job import Job, Request, Share
+from gpusched.policy.pool import Member, Pool
 from gpusched.policy.view import Slot, View
 
 
@@ -30,35 +31,73 @@ def foreign_blocks(slot: Slot, request: Request, floor_mib: int) -> bool:
 
 def possible(view: View, request: Request) -> bool:
     """The request could be met on the devices as they are today, if all our own jobs left them."""
+    if view.pool(request).open >= request.gpus:
+        return True
     floor = view.rules.foreign_floor_mib
     able = [s for s in view.suitable(request) if s.device.usable and not foreign_blocks(s, request, floor)]
     return len(able) >= request.gpus
 
 
-def fit(view: View, job: Job, guarded: Container[str] = ()) -> tuple[Share, ...] | None:
+def fit(view: View, job: Job, closed: Container[str] = frozenset()) -> tuple[Share, ...] | None:
     """The shares that `job` would get now, or None. CPU-only jobs get an empty tuple.
 
-    guarded: devices that are being kept for jobs ahead of this one.
-    Exclusive jobs take the smallest devices that suffice, so that the big ones stay free for those who need them;
-    sharing jobs go where the least memory would be left over. The index settles every tie.
+    closed: devices that this job may not use, besides those that are kept or guarded for others.
+    Exclusive jobs take the smallest devices that suffice, so that the big ones stay free for those who need them,
+    packed into groups as the policy's placement says; sharing jobs go where the least memory would be left over.
+    The index settles every tie.
     """
     request = job.spec.request
     if request.gpus == 0:
         return () if view.cpu_running < view.rules.cpu_jobs else None
-    floor = view.rules.foreign_floor_mib
-    open_slots = [
+    if request.shared:
+        return _fit_shared(view, job, closed)
+    pool = view.pool(request)
+    if pool.open < request.gpus:
+        return None
+    uuids = pool.pick(request.gpus) if pool.uniform and not closed else _pick_smallest(view, request, closed)
+    return None if uuids is None else tuple([Share(uuid) for uuid in uuids])
+
+
+def promised(view: View, job: Job) -> tuple[Share, ...] | None:
+    """The shares of exactly the devices that were promised to the job, if all of them have room now."""
+    request, floor = job.spec.request, view.rules.foreign_floor_mib
+    for uuid in job.earmark:
+        slot = view.slots.get(uuid)
+        if slot is None or slot.kept_for != job.id or not room_for(slot, request, floor):
+            return None
+    share = request.gpu_mem_mib if request.shared else None
+    return tuple(Share(uuid, share) for uuid in job.earmark)
+
+
+def _fit_shared(view: View, job: Job, closed: Container[str]) -> tuple[Share, ...] | None:
+    request, floor = job.spec.request, view.rules.foreign_floor_mib
+    slots = [
         slot
         for slot in view.suitable(request)
-        if slot.kept_for in (None, job.id) and slot.device.uuid not in guarded and room_for(slot, request, floor)
+        if slot.kept_for in (None, job.id)
+        and not slot.guarded
+        and slot.device.uuid not in closed
+        and room_for(slot, request, floor)
     ]
-    if len(open_slots) < request.gpus:
+    if len(slots) < request.gpus:
         return None
-    open_slots.sort(key=lambda slot: (_left_over(slot, request), slot.device.index, slot.device.uuid))
-    share = request.gpu_mem_mib if request.shared else None
-    return tuple(Share(slot.device.uuid, share) for slot in open_slots[: request.gpus])
+    slots.sort(key=lambda s: s.device.total_mib - s.device.foreign_mib - s.shared_mib)  # stable: then by index
+    return tuple(Share(slot.device.uuid, request.gpu_mem_mib) for slot in slots[: request.gpus])
 
 
-def _left_over(slot: Slot, request: Request) -> int:
-    if request.shared:
-        return slot.device.total_mib - slot.device.foreign_mib - slot.shared_mib
-    return slot.device.total_mib
+def _pick_smallest(view: View, request: Request, closed: Container[str]) -> list[str] | None:
+    """Among the open devices that are not closed: of the smallest size with which the gang finds a place."""
+    slots = [s for s in view.suitable(request) if s.open and s.device.uuid not in closed]
+    for size in sorted({slot.device.total_mib for slot in slots}):
+        uuids = _pool_of([s for s in slots if s.device.total_mib <= size], view).pick(request.gpus)
+        if uuids is not None:
+            return uuids
+    return None
+
+
+def _pool_of(slots: Sequence[Slot], view: View) -> Pool:
+    members = [Member(slot.device.uuid, slot.device.group, slot.device.total_mib) for slot in slots]
+    pool = Pool(members, view.rules.policy.placement)
+    for slot in slots:
+        pool.flip(slot.device.uuid, True)
+    return pool

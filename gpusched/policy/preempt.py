@@ -6,13 +6,13 @@ out not to be needed).
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
 from gpusched.policy.fit import fit
-from gpusched.policy.view import View
+from gpusched.policy.view import Lifted, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +49,55 @@ def may_leave(view: View, victim: Job, job: Job) -> bool:
     return running and not job.patient and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
 
 
-def plan_preemption(view: View, job: Job, guarded: Container[str] = ()) -> Plan | None:
-    """The smallest set of victims, in the stated order, whose leaving lets `job` start; None if there is none.
+def plan_preemption(view: View, job: Job, closed: Container[str] = frozenset()) -> Plan | None:
+    """The smallest set of victims of lower levels, in the stated order, whose leaving lets `job` start; or None.
 
-    guarded: devices that are being kept for jobs ahead of this one.
+    closed: devices that this job may not use.
     Where the devices of attempts that are leaving anyway will be enough, the plan has no victims: those devices are
     just promised to the job, so that the next preemptor does not count on them too.
     """
-    request = job.spec.request
     level = view.rules.qos.get(job.spec.qos)
-    if request.gpus == 0 or level is None or not level.preempts:
+    if job.spec.request.gpus == 0 or level is None or not level.preempts:
         return None
-    with view.without(view.departing(job)):
-        shares = fit(view, job, guarded)
+    somebody = any(view.running[victim] for victim in level.preempts)
+    return plan_among(view, job, candidates(view, job) if somebody else (), closed)
+
+
+def plan_among(
+    view: View, job: Job, willing: Sequence[Attempt], closed: Container[str] = frozenset()
+) -> Plan | None:
+    """The smallest set of victims among `willing`, taken in this order, whose leaving lets `job` start; or None."""
+    lifted: Lifted = []
+    try:
+        for attempt in view.departing(job):
+            view.lift(attempt, lifted)
+        shares = fit(view, job, closed)
         if shares is not None:
-            return Plan(tuple(share.uuid for share in shares), ())
+            return Plan(tuple([share.uuid for share in shares]), ())
         chosen: list[Attempt] = []
-        for attempt in candidates(view, job):
-            chosen.append(attempt)
-            if _fits_without(view, job, chosen, guarded):
-                break
-        else:
-            return None
+        asked: Lifted = []
+        try:
+            for attempt in willing:
+                chosen.append(attempt)
+                view.lift(attempt, asked)
+                if fit(view, job, closed) is not None:
+                    break
+            else:
+                return None
+        finally:
+            view.put_back(asked)
         for attempt in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
             rest = [other for other in chosen if other is not attempt]
-            if _fits_without(view, job, rest, guarded):
+            if _fits_without(view, job, rest, closed):
                 chosen = rest
         with view.without(chosen):
-            shares = fit(view, job, guarded)
+            shares = fit(view, job, closed)
+    finally:
+        view.put_back(lifted)
     assert shares is not None
-    return Plan(tuple(share.uuid for share in shares), tuple(chosen))
+    return Plan(tuple([share.uuid for share in shares]), tuple(chosen))
 
 
-def _fits_without(view: View, job: Job, attempts: list[Attempt], guarded: Container[str]) -> bool:
+def _fits_without(view: View, job: Job, attempts: list[Attempt], closed: Container[str]) -> bool:
     with view.without(attempts):
-        return fit(view, job, guarded) is not None
+        return fit(view, job, closed) is not None

@@ -14,12 +14,13 @@ after it. With the default weights and without --nice that is 14.7 days. The QoS
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Job, Request
-from gpusched.model.policy import DAY
-from gpusched.policy.view import View
+from gpusched.model.policy import DAY, PolicyName
+from gpusched.policy.view import Rank, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,30 @@ def size(view: View, job: Job) -> float:
         return 0.0
     most = len(view.suitable(Request(partition=job.spec.request.partition)))
     return min(1.0, gpus / most) if most else 1.0
+
+
+def rank(view: View, job: Job) -> float:
+    """What waiting jobs of one level and one account are ordered by: smaller first."""
+    return -static(view, job)
+
+
+def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[bool, int, bool, Rank, int]]:
+    """The order of the waiting jobs at this moment, whatever the policy: View.order with the accounts' fair shares."""
+    if view.rules.policy.name not in (PolicyName.BACKFILL, PolicyName.FIT_FIRST):
+        return view.order
+    shift = shifts(view, now)
+
+    def order(job: Job) -> tuple[bool, int, bool, Rank, int]:
+        yielding, level, patient, rank, job_id = view.order(job)
+        return yielding, level, patient, rank + shift.get(job.account, 0.0), job_id
+
+    return order
+
+
+def shifts(view: View, now: Instant) -> dict[str, float]:
+    """What to add to the rank of each account's jobs at this moment: its fair share."""
+    weight = view.rules.policy.weights.fair_share
+    accounts = {bucket.account for bucket in view.buckets}
+    if len(accounts) == 1:
+        return dict.fromkeys(accounts, 0.0)  # alike for all
+    return {account: -weight * view.ledger.factor(account, now.wall) for account in accounts}

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
+from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.job import Attempt, AttemptKey, Job, Request
+from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
-from gpusched.model.state import LIVE, StopKind
+from gpusched.model.state import LIVE, JobState, StopKind
+from gpusched.policy.fairshare import Ledger
+from gpusched.policy.pool import Member, Pool
+from gpusched.policy.predict import Durations
 
 _REMEMBERED = 20_000  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
+
+Rank = Any  # what a policy orders by: any comparable value, smaller first, of one type per policy
+Lifted = list[tuple["Slot", AttemptKey, int | None]]
 
 
 @dataclass(slots=True)
@@ -30,6 +39,11 @@ class Slot:
     device: Device
     holders: dict[AttemptKey, int | None] = field(default_factory=dict)
     kept_for: int | None = None  # the preemptor that victims are leaving it to
+    guarded: bool = False  # for the length of a cycle: kept for a job ahead
+    able: bool = False  # usable, and not in foreign use
+    open: bool = False  # able, whole, free and kept for nobody: what the pools count
+    partly: bool = False  # not open, but perhaps with memory for one more who shares
+    pools: list[Pool] = field(default_factory=list)
 
     @property
     def shared_mib(self) -> int:
@@ -45,38 +59,61 @@ class Bucket(NamedTuple):
 
     yielding: bool
     patient: bool
+    overdue: bool  # it has waited longer than the policy's patience
     qos: str
+    account: str
+    uid: int
     request: Request
     limited_array: int  # array id if the array has a %limit, else 0
 
 
-class View:
-    """Indexes over the engine's state. Job lists are kept sorted by id: first come, first served within a level."""
+@dataclass(slots=True)
+class Waiting:
+    """The jobs of one bucket by the policy's rank, then id. `since`: changes with every change of the bucket."""
 
-    def __init__(self, rules: Rules) -> None:
+    entries: list[tuple[Rank, int]] = field(default_factory=list)
+    version: int = 0
+    shortest: tuple[int, float] | None = None  # version, seconds: the shortest expected duration, once asked
+
+
+class View:
+    """Indexes over the engine's state. `rank` is the policy's: where a waiting job stands among its equals."""
+
+    def __init__(self, rules: Rules, rank: Callable[[View, Job], Rank] | None = None) -> None:
         self.rules = rules
         self.jobs: dict[int, Job] = {}
         self.slots: dict[str, Slot] = {}
         self.live: dict[int, Attempt] = {}  # job id → its live attempt
         self.leaving: dict[AttemptKey, Attempt] = {}  # ended, devices not yet seen free
         self.overdue: set[AttemptKey] = set()  # of these, the ones that should have left long ago
-        self.buckets: dict[Bucket, list[int]] = {}
+        self.stopping: set[int] = set()  # live jobs that have been asked to stop
+        self.buckets: dict[Bucket, Waiting] = {}
         self.claimants: set[int] = set()  # waiting jobs with an earmark
+        self.running: Counter[str] = Counter()  # live jobs that nobody has asked to stop, by QoS
         self.cpu_running = 0
+        self.cpu_waiting = 0
+        self.guessed = 0  # waiting jobs of which only predictions can say how long they run
+        self.open_devices = 0
+        self.partly_open = 0
         self.closing = False  # the service is emptying itself: nothing new starts
+        self.durations = Durations()
+        self.ledger = Ledger(rules.policy.fair_share)
+        self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
+        self._rank = rank or _first_come
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
-        self._suitable: dict[Request, tuple[list[Slot], frozenset[str]]] = {}
-        self._kinds: dict[frozenset[str], frozenset[str]] = {}  # one object for each set of devices
-        self._bucket_of: dict[int, Bucket] = {}
+        self._suitable: dict[Request, tuple[list[Slot], frozenset[str], Pool]] = {}
+        self._kinds: dict[frozenset[str], tuple[frozenset[str], Pool]] = {}  # one object for each set of devices
+        self._place_of: dict[int, tuple[Bucket, Rank]] = {}
+        self._aging: list[tuple[float, int]] = []  # waiting jobs by when their patience ends; some have gone since
+        self._past_patience: set[int] = set()
 
     # ---- what the engine puts in ----------------------------------------------------------------------------
 
     def put_device(self, device: Device) -> None:
         slot = self.slots.get(device.uuid)
         if slot is None or _identity(slot.device) != _identity(device):
-            self._suitable.clear()
-            self._kinds.clear()
+            self._forget_pools()
         if slot is None:
             slot = self.slots[device.uuid] = Slot(device)
             for attempt in (*self.live.values(), *self.leaving.values()):
@@ -85,35 +122,45 @@ class View:
                 if device.uuid in self.jobs[job_id].earmark:
                     slot.kept_for = job_id
         slot.device = device
+        able = device.usable and device.foreign_mib <= self.rules.foreign_floor_mib
+        if able is not slot.able:
+            slot.able = able
+            for pool in slot.pools:
+                pool.able += 1 if able else -1
+        self._refresh(slot)
 
     def put_job(self, job: Job, eligible: bool) -> None:
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
-        self._unqueue(job.id)
         old = self.jobs.get(job.id)
         if old is not None:
+            self._unqueue(old)
             self._count(old, -1)
-            self._keep(old, None)
+            if old.earmark:
+                self._keep(old, None)
         self.jobs[job.id] = job
         self._count(job, +1)
-        if eligible and job.earmark:
-            self.claimants.add(job.id)
-            self._claim(job, +1)
-            self._keep(job, job.id)
-        elif eligible:
-            bucket = self.bucket(job)
-            insort(self.buckets.setdefault(bucket, []), job.id)
-            self._bucket_of[job.id] = bucket
+        if eligible:
+            if job.earmark:
+                self.claimants.add(job.id)
+                self._claim(job, +1)
+                self._keep(job, job.id)
+            else:
+                self._queue(job)
 
     def drop_job(self, job_id: int) -> None:
         """Forget a job that has ended, or that was put in for a forecast only."""
-        self._unqueue(job_id)
-        job = self.jobs.pop(job_id, None)
-        if job is not None and job.array is not None and not self._array_live[job.array.array_id]:
+        job = self.jobs.get(job_id)
+        if job is None:
+            return
+        self._unqueue(job)
+        del self.jobs[job_id]
+        if job.array is not None and not self._array_live[job.array.array_id]:
             del self._array_live[job.array.array_id], self._array_claims[job.array.array_id]
 
     def put_attempt(self, attempt: Attempt) -> None:
-        for slot in self.slots.values():
-            slot.holders.pop(attempt.key, None)
+        old = self.live.get(attempt.job_id)
+        if old is None or old.number != attempt.number:
+            old = self.leaving.get(attempt.key)
         if attempt.live:
             self.live[attempt.job_id] = attempt
         elif attempt.job_id in self.live and self.live[attempt.job_id].number == attempt.number:
@@ -123,7 +170,32 @@ class View:
         else:
             self.leaving.pop(attempt.key, None)
             self.overdue.discard(attempt.key)
+        if old is not None:
+            if old.held == attempt.held:
+                return
+            for share in old.held:
+                self._let_go(share.uuid, attempt.key)
         self._hold(attempt)
+
+    def age(self, now: Instant) -> None:
+        """Jobs whose patience has come to its end go before the others of their level."""
+        while self._aging and self._aging[0][0] <= now.wall:
+            job_id = heappop(self._aging)[1]
+            place, job = self._place_of.get(job_id), self.jobs.get(job_id)
+            if place is None or job is None or place[0].overdue or self._patience_ends(job) > now.wall:
+                continue
+            self._unqueue(job)
+            self._past_patience.add(job_id)
+            self._queue(job)
+
+    def rank_anew(self) -> None:
+        """The policy's ranks have changed by something other than the jobs themselves (it has learned)."""
+        for waiting in self.buckets.values():
+            ids = [job_id for _, job_id in waiting.entries]
+            waiting.entries = sorted((self._rank(self, self.jobs[job_id]), job_id) for job_id in ids)
+            waiting.version += 1
+            for rank, job_id in waiting.entries:
+                self._place_of[job_id] = (self._place_of[job_id][0], rank)
 
     # ---- what the policies ask ------------------------------------------------------------------------------
 
@@ -131,18 +203,30 @@ class View:
         level = self.rules.qos.get(job.spec.qos)
         return level.priority if level else 0
 
-    def order(self, job: Job) -> tuple[bool, int, int]:
-        """Scheduling order: jobs that yielded last; then the level; then first come, first served (the id)."""
-        return (job.yielding, -self.priority(job), job.id)
+    def order(self, job: Job) -> tuple[bool, int, bool, Rank, int]:
+        """Scheduling order: jobs that yielded last; then the level; then jobs past the policy's patience; then the
+        policy's rank; then first come, first served (the id)."""
+        place = self._place_of.get(job.id)
+        if place is not None:
+            return (job.yielding, -self.priority(job), not place[0].overdue, place[1], job.id)
+        return (job.yielding, -self.priority(job), True, self._rank(self, job), job.id)
 
     def bucket(self, job: Job) -> Bucket:
-        limited = job.array.array_id if job.array and job.array.limit else 0
-        return Bucket(job.yielding, job.patient, job.spec.qos, job.spec.request, limited)
+        place = self._place_of.get(job.id)
+        return place[0] if place is not None else self._bucket(job)
+
+    def head(self, bucket: Bucket) -> Job:
+        """The first waiting job of a bucket."""
+        return self.jobs[self.buckets[bucket].entries[0][1]]
+
+    def queued(self, bucket: Bucket) -> Iterator[Job]:
+        """The waiting jobs of a bucket in their order."""
+        return (self.jobs[job_id] for _, job_id in self.buckets[bucket].entries)
 
     def waiting(self) -> Iterator[Job]:
         """All jobs that wait for devices only, in no particular order."""
-        for ids in self.buckets.values():
-            for job_id in ids:
+        for waiting in self.buckets.values():
+            for _, job_id in waiting.entries:
                 yield self.jobs[job_id]
         for job_id in self.claimants:
             yield self.jobs[job_id]
@@ -159,12 +243,12 @@ class View:
         """Attempts that will leave their devices to `job` by themselves: asked to stop, or ended and about to be seen
         gone. Not those whose owner asked for a requeue and who come back before `job`."""
         stopping = []
-        for job_id, attempt in self.live.items():
+        for job_id in sorted(self.stopping):
             other = self.jobs[job_id]
-            if other.stop is None or other.stop.kills >= _UNKILLABLE:
+            if other.stop is None or other.stop.kills >= _UNKILLABLE or job_id not in self.live:
                 continue
             if other.stop.kind is not StopKind.REQUEUE or self.order(job) < self.order(other):
-                stopping.append(attempt)
+                stopping.append(self.live[job_id])
         return [*stopping, *(a for key, a in self.leaving.items() if key not in self.overdue)]
 
     def suits(self, device: Device, request: Request) -> bool:
@@ -177,80 +261,201 @@ class View:
         return request.gpu_type is None or _glob(device.name, request.gpu_type)
 
     def suitable(self, request: Request) -> Sequence[Slot]:
-        """The devices of the asked kind, whatever their present state."""
+        """The devices of the asked kind, whatever their present state, by index."""
         return self._look_up(request)[0]
 
     def kind(self, request: Request) -> frozenset[str]:
         """What a request competes for: the UUIDs of the devices of the asked kind, or the places of CPU-only jobs."""
         return self._look_up(request)[1]
 
-    def _look_up(self, request: Request) -> tuple[list[Slot], frozenset[str]]:
+    def pool(self, request: Request) -> Pool:
+        """The open devices of the asked kind."""
+        return self._look_up(request)[2]
+
+    def _look_up(self, request: Request) -> tuple[list[Slot], frozenset[str], Pool]:
         found = self._suitable.get(request)
         if found is None:
             if len(self._suitable) >= _REMEMBERED:
                 self._suitable.clear()
             slots = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
+            slots.sort(key=lambda slot: (slot.device.index, slot.device.uuid))
             kind = frozenset(slot.device.uuid for slot in slots) if request.gpus else frozenset({"cpu"})
-            found = self._suitable[request] = (slots, self._kinds.setdefault(kind, kind))
+            if kind not in self._kinds:
+                self._kinds[kind] = (kind, self._make_pool(slots if request.gpus else []))
+            found = self._suitable[request] = (slots, *self._kinds[kind])
         return found
+
+    def lift(self, attempt: Attempt, lifted: Lifted) -> None:
+        """See the devices as if this attempt had left them, until `put_back(lifted)`."""
+        for share in attempt.held:
+            slot = self.slots.get(share.uuid)
+            if slot is not None and attempt.key in slot.holders:
+                lifted.append((slot, attempt.key, slot.holders[attempt.key]))
+                self._let_go(share.uuid, attempt.key)
+
+    def put_back(self, lifted: Lifted) -> None:
+        while lifted:
+            slot, key, mem = lifted.pop()
+            self._take(slot, key, mem)
 
     @contextmanager
     def without(self, attempts: Iterable[Attempt]) -> Iterator[None]:
         """See the devices as if these attempts had left them."""
-        removed: list[tuple[Slot, AttemptKey, int | None]] = []
-        for attempt in attempts:
-            for share in attempt.held:
-                slot = self.slots.get(share.uuid)
-                if slot is not None and attempt.key in slot.holders:
-                    removed.append((slot, attempt.key, slot.holders.pop(attempt.key)))
+        lifted: Lifted = []
         try:
+            for attempt in attempts:
+                self.lift(attempt, lifted)
             yield
         finally:
-            for slot, key, mem in removed:
-                slot.holders[key] = mem
+            self.put_back(lifted)
+
+    @contextmanager
+    def guarding(self, uuids: Collection[str]) -> Iterator[None]:
+        """See these devices as not open: they are being kept for a job ahead."""
+        guarded = [slot for uuid in uuids if (slot := self.slots.get(uuid)) is not None and not slot.guarded]
+        try:
+            for slot in guarded:
+                slot.guarded = True
+                self._refresh(slot)
+            yield
+        finally:
+            for slot in guarded:
+                slot.guarded = False
+                self._refresh(slot)
 
     # ---- bookkeeping ----------------------------------------------------------------------------------------
 
+    def _make_pool(self, slots: Sequence[Slot]) -> Pool:
+        members = [Member(slot.device.uuid, slot.device.group, slot.device.total_mib) for slot in slots]
+        pool = Pool(members, self.rules.policy.placement)
+        for slot in slots:
+            slot.pools.append(pool)
+            pool.able += slot.able
+            if slot.open:
+                pool.flip(slot.device.uuid, True)
+        return pool
+
+    def _forget_pools(self) -> None:
+        self._suitable.clear()
+        self._kinds.clear()
+        for slot in self.slots.values():
+            slot.pools.clear()
+
+    def _refresh(self, slot: Slot) -> None:
+        is_open = slot.able and not slot.holders and slot.kept_for is None and not slot.guarded
+        partly = not is_open and slot.kept_for is None and slot.device.usable and not slot.exclusive
+        if partly is not slot.partly:
+            slot.partly = partly
+            self.partly_open += 1 if partly else -1
+        if is_open is not slot.open:
+            slot.open = is_open
+            self.open_devices += 1 if is_open else -1
+            for pool in slot.pools:
+                pool.flip(slot.device.uuid, is_open)
+
     def _hold(self, attempt: Attempt, only: str | None = None) -> None:
         for share in attempt.held:
-            if share.uuid in self.slots and only in (None, share.uuid):
-                self.slots[share.uuid].holders[attempt.key] = share.mem_mib
+            slot = self.slots.get(share.uuid)
+            if slot is not None and only in (None, share.uuid):
+                self._take(slot, attempt.key, share.mem_mib)
+
+    def _take(self, slot: Slot, key: AttemptKey, mem_mib: int | None) -> None:
+        slot.holders[key] = mem_mib
+        self._refresh(slot)
+
+    def _let_go(self, uuid: str, key: AttemptKey) -> None:
+        slot = self.slots.get(uuid)
+        if slot is None or key not in slot.holders:
+            return
+        del slot.holders[key]
+        self._refresh(slot)
 
     def _keep(self, job: Job, for_job: int | None) -> None:
         for uuid in job.earmark:
             slot = self.slots.get(uuid)
             if slot is not None and slot.kept_for in (None, job.id):
                 slot.kept_for = for_job
+                self._refresh(slot)
 
-    def _unqueue(self, job_id: int) -> None:
-        if job_id in self.claimants:
-            self.claimants.discard(job_id)
-            self._claim(self.jobs[job_id], -1)
-        bucket = self._bucket_of.pop(job_id, None)
-        if bucket is None:
+    def _bucket(self, job: Job) -> Bucket:
+        limited = job.array.array_id if job.array and job.array.limit else 0
+        spec = job.spec
+        return Bucket(
+            job.yielding, job.patient, job.id in self._past_patience, spec.qos, job.account, job.owner.uid,
+            spec.request, limited,
+        )
+
+    def _queue(self, job: Job) -> None:
+        bucket, rank = self._bucket(job), self._rank(self, job)
+        waiting = self.buckets.get(bucket)
+        if waiting is None:
+            waiting = self.buckets[bucket] = Waiting()
+        insort(waiting.entries, (rank, job.id))
+        waiting.version += 1
+        self._place_of[job.id] = (bucket, rank)
+        self.cpu_waiting += not job.spec.request.gpus
+        self.guessed += _guessed(job)
+        ends = self._patience_ends(job)
+        if ends != float("inf") and not bucket.overdue:
+            heappush(self._aging, (ends, job.id))
+
+    def _patience_ends(self, job: Job) -> float:
+        """Wall clock."""
+        patience, since = self.rules.policy.patience, waiting_since(job)
+        return float("inf") if patience is None or since is None else since + patience
+
+    def _unqueue(self, job: Job) -> None:
+        if job.id in self.claimants:
+            self.claimants.discard(job.id)
+            self._claim(job, -1)
+        place = self._place_of.pop(job.id, None)
+        if place is None:
             return
-        ids = self.buckets[bucket]
-        del ids[bisect_left(ids, job_id)]
-        if not ids:
+        self._past_patience.discard(job.id)
+        bucket, rank = place
+        self.cpu_waiting -= not bucket.request.gpus
+        self.guessed -= _guessed(job)
+        waiting = self.buckets[bucket]
+        waiting.version += 1
+        del waiting.entries[bisect_left(waiting.entries, (rank, job.id))]
+        if not waiting.entries:
             del self.buckets[bucket]
 
     def _count(self, job: Job, by: int) -> None:
         if job.state not in LIVE:
             return
+        if job.state is JobState.STOPPING:
+            (self.stopping.add if by > 0 else self.stopping.discard)(job.id)
+        else:
+            self.running[job.spec.qos] += by
         if job.spec.request.gpus == 0:
             self.cpu_running += by
         if job.array is not None:
             self._array_live[job.array.array_id] += by
-
 
     def _claim(self, job: Job, by: int) -> None:
         if job.array is not None:
             self._array_claims[job.array.array_id] += by
 
 
-def _identity(device: Device) -> tuple[int, str, int]:
-    """What decides whether a device suits a request."""
-    return device.index, device.name, device.total_mib
+def waiting_since(job: Job) -> float | None:
+    """Wall clock: since when it waits for devices this time."""
+    if job.requeued_at is None or job.eligible_at is None:
+        return job.eligible_at
+    return max(job.requeued_at, job.eligible_at)
+
+
+def _guessed(job: Job) -> bool:
+    return job.spec.expected is None and job.spec.time_limit is None
+
+
+def _first_come(view: View, job: Job) -> Rank:
+    return 0
+
+
+def _identity(device: Device) -> tuple[int, str, int, str]:
+    """What decides whether a device suits a request, and where in its pool it stands."""
+    return device.index, device.name, device.total_mib, device.group
 
 
 def _glob(name: str, pattern: str) -> bool:

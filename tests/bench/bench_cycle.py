@@ -80,7 +80,7 @@ def turnover(made: Engine, times: int = 300) -> float:
 
 def reasons(made: Engine) -> float:
     waiting = [job for job in made.state.jobs.values() if job.state is JobState.PENDING]
-    return median_ms(lambda: explain.reasons(made.view, waiting, NOW.wall), 7)
+    return median_ms(lambda: explain.reasons(made.view, waiting, NOW), 7)
 
 
 def memory(count: int) -> float:

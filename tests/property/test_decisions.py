@@ -138,13 +138,13 @@ def test_ahead_is_in_order_and_devices_agree_with_the_reason(situation: list[Any
     world = a_world(situation)
     view = world.engine.view
     for job in list(view.waiting()):
-        ahead = explain.ahead(view, job)
+        ahead = explain.ahead(view, job, world.now)
         orders = [view.order(world.job(a.job_id)) for a in ahead]
         assert orders == sorted(orders)
         assert all(order < view.order(job) for order in orders)
         usable = [d for d in explain.devices(view, job) if d.usable]
         if job.spec.request.gpus and len(usable) >= job.spec.request.gpus:
-            why = explain.reason(view, job, world.now.wall)
+            why = explain.reason(view, job, world.now)
             assert why.word in ("Priority", "JobArrayTaskLimit", "Preempting"), (why, usable)
 
 

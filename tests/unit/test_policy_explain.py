@@ -69,7 +69,7 @@ def test_every_reason_is_given_with_a_sentence_and_what_would_have_to_happen(wor
     assert why.text[0].islower() or why.text[0].isdigit() or why.text[0] in "'"
     assert not why.text.endswith(".")
     assert why.next
-    assert explain.reasons(world.engine.view, [world.job(job)], world.now.wall)[job].word is word
+    assert explain.reasons(world.engine.view, [world.job(job)], world.now)[job].word is word
 
 
 def test_a_limit_of_the_partition_that_was_shortened_later_is_the_reason():
@@ -114,15 +114,15 @@ def test_ahead_lists_who_goes_first_in_order_and_why():
     world = World(1)
     world.submit(qos="high")
     normal, low, high = world.submit(), world.submit(qos="low"), world.submit(qos="high")
-    ahead = explain.ahead(world.engine.view, world.job(low))
+    ahead = explain.ahead(world.engine.view, world.job(low), world.now)
     assert [a.job_id for a in ahead] == [high, normal]
     assert ahead[0].text == "QoS high goes before low"
-    assert explain.ahead(world.engine.view, world.job(high)) == ()
+    assert explain.ahead(world.engine.view, world.job(high), world.now) == ()
     second = world.submit()
-    assert [(a.job_id, a.text) for a in explain.ahead(world.engine.view, world.job(second))][1:] == [
+    assert [(a.job_id, a.text) for a in explain.ahead(world.engine.view, world.job(second), world.now)][1:] == [
         (normal, "submitted earlier")
     ]
-    assert len(explain.ahead(world.engine.view, world.job(low), most=1)) == 1
+    assert len(explain.ahead(world.engine.view, world.job(low), world.now, most=1)) == 1
 
 
 def test_ahead_leaves_out_jobs_that_want_something_else():
@@ -132,16 +132,16 @@ def test_ahead_leaves_out_jobs_that_want_something_else():
         world.submit(**wanted)
     world.submit(partition="other"), world.submit(gpus=0)
     job = world.submit()
-    assert explain.ahead(world.engine.view, world.job(job)) == ()
+    assert explain.ahead(world.engine.view, world.job(job), world.now) == ()
     cpu = world.submit(gpus=0)
-    assert [a.job_id for a in explain.ahead(world.engine.view, world.job(cpu))] == [5]
+    assert [a.job_id for a in explain.ahead(world.engine.view, world.job(cpu), world.now)] == [5]
 
 
 def test_a_job_with_promised_devices_is_ahead_of_those_who_want_them_too():
     world = World(1)
     world.submit(qos="low")
     high, normal = world.submit(qos="high"), world.submit()
-    assert [a.job_id for a in explain.ahead(world.engine.view, world.job(normal))] == [high]
+    assert [a.job_id for a in explain.ahead(world.engine.view, world.job(normal), world.now)] == [high]
     assert world.why(normal).word in (Word.PRIORITY, Word.RESOURCES)
 
 

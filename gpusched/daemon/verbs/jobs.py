@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +15,8 @@ from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
 from gpusched.policy import explain
+from gpusched.policy.priority import scheduling_order
+from gpusched.policy.queue import Order
 from gpusched.ports import HistoryQuery
 
 LONGEST_WAIT = 60.0
@@ -74,7 +76,8 @@ async def queue(service: Service, call: Call) -> dict[str, Any]:
         and (not names or any(fnmatchcase(job.spec.name, name) for name in names))
     ]
     view = service.loop.engine.view
-    chosen.sort(key=lambda job: _display_order(job, view.order(job)))
+    order = scheduling_order(view, service.loop.clock.now())
+    chosen.sort(key=lambda job: _display_order(job, order))
     return {"jobs": service.view_many(chosen, attempts, _fields(call))}
 
 
@@ -87,12 +90,12 @@ def _fields(call: Call) -> Collection[str]:
     return dict.fromkeys(asked) or JOB_FIELDS.keys()
 
 
-def _display_order(job: Job, order: tuple[bool, int, int]) -> tuple[Any, ...]:
+def _display_order(job: Job, order: Callable[[Job], Order]) -> tuple[Any, ...]:
     """Running first, then waiting in scheduling order, then the ended, latest first."""
     if job.state.live:
         return (0, job.id)
     if job.state is JobState.PENDING:
-        return (1, *order)
+        return (1, *order(job))
     return (2, -(job.ended_at or 0.0), job.id)
 
 
@@ -148,7 +151,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
             "job": job.key, "state": str(job.state), "reason": shown["reason"], "text": text, "next": "",
             "ahead": [], "devices": [], "victims": [],
         }
-    found = explain.reason(view, job, service.loop.clock.now().wall)
+    found = explain.reason(view, job, service.loop.clock.now())
     jobs_by_id = engine.state.jobs
     return {
         "job": job.key,
@@ -158,7 +161,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
         "next": found.next,
         "ahead": [
             {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
-            for a in explain.ahead(view, job)
+            for a in explain.ahead(view, job, service.loop.clock.now())
             for o in [jobs_by_id[a.job_id]]
         ],
         "devices": [

@@ -1,0 +1,65 @@
+"""Counts devices while jobs are gone through in order: who would get some, if all were given out anew.
+
+With one kind of device this is a number. With several overlapping kinds it is Hall's condition: whatever kinds one
+looks at together, those who want them may not want more than there are of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpusched.model.job import Request
+from gpusched.policy.view import View
+
+_MANY = 8  # kinds; past that only each kind alone and all together are counted
+_SLACK = 1e-9
+
+
+class Allotment:
+    """What is left to be granted."""
+
+    def __init__(self, view: View, requests: Iterable[Request]) -> None:
+        self._view = view
+        kinds = {view.kind(request): view.pool(request) for request in requests if request.gpus}
+        self._bit = {kind: 1 << number for number, kind in enumerate(kinds)}
+        everything = (1 << len(kinds)) - 1
+        few = len(kinds) <= _MANY
+        masks = list(range(1, everything + 1)) if few else [*self._bit.values(), everything]
+        self._left: dict[int, float] = {}
+        for mask in masks:
+            chosen = [kind for kind, bit in self._bit.items() if bit & mask]
+            alone = kinds[chosen[0]].able if len(chosen) == 1 else self._able(frozenset().union(*chosen))
+            self._left[mask] = float(alone)
+        self._masks = {kind: [mask for mask in masks if mask & bit] for kind, bit in self._bit.items()}
+
+    def _able(self, uuids: frozenset[str]) -> int:
+        return sum(1 for uuid in uuids if self._view.slots[uuid].able)
+
+    @property
+    def spent(self) -> bool:
+        """Nothing is left for anybody."""
+        return all(left <= _SLACK for mask, left in self._left.items() if mask in self._bit.values())
+
+    def grant(self, request: Request) -> bool:
+        """Take what the request needs, if there is enough."""
+        need, masks, left = self.need(request), self._masks[self._view.kind(request)], self._left
+        for mask in masks:
+            if left[mask] < need - _SLACK:
+                return False
+        for mask in masks:
+            left[mask] -= need
+        return True
+
+    def force(self, request: Request) -> None:
+        """Take what a job needs that keeps its devices in any case."""
+        need = self.need(request)
+        for mask in self._masks[self._view.kind(request)]:
+            self._left[mask] -= need
+
+    def need(self, request: Request) -> float:
+        """Devices; a job that shares counts by its part of the memory."""
+        if not request.shared:
+            return float(request.gpus)
+        slots = self._view.suitable(request)
+        largest = max((slot.device.total_mib for slot in slots), default=0)
+        return request.gpus * min(1.0, (request.gpu_mem_mib or 0) / largest) if largest else float(request.gpus)

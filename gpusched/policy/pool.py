@@ -1,0 +1,122 @@
+"""The open devices of one kind, by group, so that a gang finds its place without a look at every device.
+
+A group is what has a fast link inside: a node, an NVLink island, a NUMA node. It must not know jobs: the view tells
+it which devices are open (whole, usable, free, kept for nobody).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gpusched.model.policy import Placement
+
+
+class Member(NamedTuple):
+    """A device as a pool knows it."""
+
+    uuid: str
+    group: str
+    total_mib: int
+
+
+class Pool:
+    """Devices of one kind in the order of their indexes; groups in the order of their first devices."""
+
+    def __init__(self, members: Sequence[Member], placement: Placement) -> None:
+        self._placement = placement
+        self._uuids = [member.uuid for member in members]
+        self.uniform = len({member.total_mib for member in members}) <= 1
+        numbers: dict[str, int] = {}
+        self._place: dict[str, tuple[int, int]] = {}  # uuid → its group, its position
+        sizes: list[int] = []
+        for position, member in enumerate(members):
+            group = "" if placement is Placement.COUNT else member.group
+            number = numbers.setdefault(group, len(numbers))
+            if number == len(sizes):
+                sizes.append(0)
+            sizes[number] += 1
+            self._place[member.uuid] = (number, position)
+        self._open: list[list[int]] = [[] for _ in sizes]  # open positions of each group, ascending
+        self.largest = max(sizes, default=0)
+        self._by_open: list[list[int]] = [[] for _ in range(self.largest + 1)]  # groups by how many are open in them
+        self._by_open[0] = list(range(len(sizes)))
+        self.open = 0
+        self.able = 0  # devices that could be open, if nobody held them
+        self.sizes = sizes  # of the groups
+
+    def able_in_groups(self, able: Callable[[str], bool]) -> list[int]:
+        """How many devices of each group could be given out, if nobody held any."""
+        counts = [0] * len(self.sizes)
+        for uuid, (group, _) in self._place.items():
+            counts[group] += able(uuid)
+        return counts
+
+    def group_of(self, uuid: str) -> int:
+        return self._place[uuid][0]
+
+    def pick_in(self, groups: Sequence[tuple[int, int]]) -> list[str] | None:
+        """So many open devices of each of these groups, or None."""
+        if any(len(self._open[group]) < number for group, number in groups):
+            return None
+        return [self._uuids[p] for group, number in groups for p in self._open[group][:number]]
+
+    def flip(self, uuid: str, opened: bool) -> None:
+        """A device has become open, or has ceased to be."""
+        group, position = self._place[uuid]
+        positions = self._open[group]
+        before = len(positions)
+        if opened:
+            insort(positions, position)
+        else:
+            del positions[bisect_left(positions, position)]
+        after = len(positions)
+        groups = self._by_open[before]
+        del groups[bisect_left(groups, group)]
+        insort(self._by_open[after], group)
+        self.open += after - before
+
+    def pick(self, count: int) -> list[str] | None:
+        """The uuids that a gang of `count` gets now, or None. Best fit; the lowest index settles every tie."""
+        if count > self.open:
+            return None
+        picked = self._packed(count)
+        if picked is None and self._placement is Placement.PREFER:
+            picked = self._few_groups(count)
+        return None if picked is None else self.pick_in(picked)
+
+    def _packed(self, count: int) -> list[tuple[int, int]] | None:
+        if count <= self.largest:
+            group = self._best(count, ())
+            return None if group is None else [(group, count)]
+        full, rest = divmod(count, self.largest)
+        whole = self._by_open[self.largest][:full]
+        if len(whole) < full:
+            return None
+        picked = [(group, self.largest) for group in whole]
+        if rest:
+            group = self._best(rest, whole)
+            if group is None:
+                return None
+            picked.append((group, rest))
+        return picked
+
+    def _best(self, count: int, taken: Sequence[int]) -> int | None:
+        """The group with the fewest open devices that still suffice."""
+        for groups in self._by_open[count:]:
+            for group in groups:
+                if group not in taken:
+                    return group
+        return None
+
+    def _few_groups(self, count: int) -> list[tuple[int, int]]:
+        picked = []
+        for groups in reversed(self._by_open):
+            for group in groups:
+                number = min(count, len(self._open[group]))
+                picked.append((group, number))
+                count -= number
+                if not count:
+                    return picked
+        return picked

@@ -1,0 +1,97 @@
+"""The waiting jobs in scheduling order, bucket by bucket, and which of them need not be tried any more."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from gpusched.model.job import Job
+from gpusched.policy.view import Bucket, Rank, View
+
+Order = tuple[bool, int, bool, Rank, int]
+
+
+class Queue:
+    """The buckets in the scheduling order of their first jobs. A bucket whose job was served is pushed again.
+
+    shift: what the policy adds to the rank of all jobs of one account (their fair share changes while they wait).
+    """
+
+    def __init__(self, view: View, shift: dict[str, float] | None = None) -> None:
+        self._view = view
+        self._shift = shift
+        self._heap = [(self._key(bucket), bucket) for bucket in view.buckets]
+        heapify(self._heap)
+
+    def pop(self) -> tuple[Bucket, Job] | None:
+        while self._heap:
+            bucket = heappop(self._heap)[1]
+            if bucket in self._view.buckets:
+                return bucket, self._view.head(bucket)
+        return None
+
+    def push_next(self, bucket: Bucket) -> None:
+        """The bucket's first job has been served: its next one takes part."""
+        if bucket in self._view.buckets:
+            heappush(self._heap, (self._key(bucket), bucket))
+
+    def _key(self, bucket: Bucket) -> Order:
+        return key(self._view, bucket, 0, 0.0 if self._shift is None else self._shift[bucket.account])
+
+
+def key(view: View, bucket: Bucket, place: int, shift: float = 0.0) -> Order:
+    """The scheduling order of the job at this place of a bucket, as View.order gives it."""
+    rank, job_id = view.buckets[bucket].entries[place]
+    if shift:
+        rank = rank + shift
+    level = view.rules.qos.get(bucket.qos)
+    return bucket.yielding, -level.priority if level else 0, not bucket.overdue, rank, job_id
+
+
+class Failed:
+    """Requests that could not be met. Whoever asks for at least as much, later in the order, need not be tried."""
+
+    def __init__(self) -> None:
+        self._least: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # devices and MiB of each
+
+    def covers(self, bucket: Bucket) -> bool:
+        least = self._least.get(self._alike(bucket))
+        if least is None:
+            return False
+        gpus, mib = self._size(bucket)
+        for g, m in least:  # noqa: SIM110, a loop because this is asked thousands of times per cycle
+            if gpus >= g and mib >= m:
+                return True
+        return False
+
+    def add(self, bucket: Bucket) -> None:
+        gpus, mib = self._size(bucket)
+        key = self._alike(bucket)
+        self._least[key] = [(g, m) for g, m in self._least.get(key, ()) if g < gpus or m < mib] + [(gpus, mib)]
+
+    @staticmethod
+    def _size(bucket: Bucket) -> tuple[int, int]:
+        return bucket.request.gpus, bucket.request.gpu_mem_mib or 0
+
+    @staticmethod
+    def _alike(bucket: Bucket) -> tuple[object, ...]:
+        """What two requests must have in common for their sizes to be comparable."""
+        request = bucket.request
+        return bucket.qos, bucket.patient, request.shared, request.gpu_type, request.partition, request.gpus == 0
+
+
+def anything_to_give(view: View) -> bool:
+    """False: every device is taken by jobs that stay, so that no waiting job needs to be looked at."""
+    if view.open_devices or view.partly_open or view.leaving or view.stopping:
+        return True
+    if view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs:
+        return True
+    return any(view.running[victim] for level in view.rules.qos.values() for victim in level.preempts)
+
+
+def goes_past(view: View, waiting: Job | None, uuids: tuple[str, ...]) -> int | None:
+    """The id of the waiting job, if it could use one of these devices itself."""
+    if waiting is None:
+        return None
+    wanted = waiting.spec.request
+    useful = any(view.suits(view.slots[uuid].device, wanted) for uuid in uuids)
+    return waiting.id if useful else None

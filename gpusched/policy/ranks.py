@@ -1,0 +1,108 @@
+"""Where a job stands under the policies that preempt: by time left, service left, attained service or prediction.
+
+Every rank is a tuple, smaller first. That of a waiting job stays as it is while the job waits; that of a running one
+is asked for at each decision. `now` is None for a job that waits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from math import ceil, floor, log2
+
+from gpusched.model.clock import Instant
+from gpusched.model.job import Attempt, Job
+from gpusched.model.policy import PolicyRules
+from gpusched.policy.expected import running_for, total
+from gpusched.policy.view import Rank, View
+
+_SLACK = 1e-6  # device-seconds: times are sums of floats
+
+
+def time_left(view: View, job: Job, now: Instant | None) -> Rank:
+    """Shortest remaining time first (SRTF); jobs of unknown duration behind, the least attained first."""
+    left = _left(view, job, now)
+    return (1, attained(view, job, now)) if left is None else (0, left)
+
+
+def service_left(view: View, job: Job, now: Instant | None) -> Rank:
+    """Smallest remaining time × devices first (SRSF, Tiresias NSDI'19)."""
+    left = _left(view, job, now)
+    return (1, attained(view, job, now)) if left is None else (0, left * job.spec.request.gpus)
+
+
+def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
+    """2D-LAS (Tiresias NSDI'19): queues by attained device-seconds; inside one, as the rules say, running jobs first
+    and of the waiting ones those who left last, else in the order of submission."""
+    rules = view.rules.policy
+    queue = queue_of(rules, attained(view, job, now))
+    if not rules.running_first:
+        return (queue, 0, 0, 0.0)
+    if now is not None:
+        return (queue, 0, *_joined(view, job, view.live[job.id], queue))
+    if job.requeued_at is None or job.started_at is None:
+        return (queue, 1, 1, job.eligible_at or 0.0)
+    demoted = job.started_at + _seconds_to(rules, queue, job, job.requeued_at - job.started_at)
+    if demoted > job.started_at and _on_grid(rules, demoted) >= job.requeued_at:
+        return (queue, 1, 1, job.requeued_at)
+    return (queue, 1, 0, -job.requeued_at)
+
+
+def prediction(view: View, job: Job, now: Instant | None) -> Rank:
+    """As srtf, by what the jobs that have ended say about this one; by attained service while they say nothing."""
+    ran = job.ran + (running_for(view, job, now) if now is not None else 0.0)
+    seconds = view.durations.rank_seconds(job.owner.user, job.account, job.spec.name, job.spec.request.gpus, ran)
+    return (1, attained(view, job, now)) if seconds is None else (0, seconds)
+
+
+def attained(view: View, job: Job, now: Instant | None) -> float:
+    """Device-seconds that the job has had so far."""
+    if now is None:
+        return job.gpu_seconds
+    return job.gpu_seconds + running_for(view, job, now) * job.spec.request.gpus
+
+
+def queue_of(rules: PolicyRules, service: float) -> int:
+    """The queue of a job with this attained service. Behind the last limit each queue is twice as long as the one
+    before, if the rules want slices: of two equal jobs the one that has had less is then soon ahead."""
+    limits = rules.las_limits
+    queue = bisect_right(limits, service + _SLACK)
+    if queue == len(limits) and rules.las_slices:
+        queue += max(0, floor(log2((service + _SLACK) / limits[-1])))
+    return queue
+
+
+def lower_limit(rules: PolicyRules, queue: int) -> float:
+    """The attained device-seconds at which a job comes into this queue."""
+    limits = rules.las_limits
+    if queue <= len(limits):
+        return limits[queue - 1] if queue else 0.0
+    return limits[-1] * float(2 ** (queue - len(limits)))
+
+
+def _left(view: View, job: Job, now: Instant | None) -> float | None:
+    whole = total(view, job)
+    if whole is None:
+        return None
+    ran = job.ran + (running_for(view, job, now) if now is not None else 0.0)
+    return max(0.0, whole + job.lost - ran)
+
+
+def _joined(view: View, job: Job, attempt: Attempt, queue: int) -> tuple[float, int]:
+    """When (boot clock) a running job took its place in its queue: at its start, or when it came from the queue
+    before; those who started at that moment go before those who came."""
+    began = attempt.started if attempt.started is not None else attempt.created
+    needed = lower_limit(view.rules.policy, queue) - job.gpu_seconds
+    if needed <= _SLACK:
+        return began, 0
+    return _on_grid(view.rules.policy, began + needed / job.spec.request.gpus), 1
+
+
+def _seconds_to(rules: PolicyRules, queue: int, job: Job, ran: float) -> float:
+    """Seconds after the start of its last attempt, which ran so long, at which a job came into this queue."""
+    gpus = job.spec.request.gpus
+    before = job.gpu_seconds - ran * gpus
+    return max(0.0, (lower_limit(rules, queue) - before) / gpus)
+
+
+def _on_grid(rules: PolicyRules, moment: float) -> float:
+    return ceil(moment / rules.tick - 1e-9) * rules.tick if rules.tick else moment
