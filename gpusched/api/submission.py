@@ -15,6 +15,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.gpu_count import MOST, elastic_count
 from gpusched.model.job import JobSpec, Request, Source
 from gpusched.model.patterns import expand
+from gpusched.model.policy import MOST_NICE
 from gpusched.model.rules import Rules
 
 CATCHABLE = {int(s) for s in signals.valid_signals()} - {signals.SIGKILL, signals.SIGSTOP}
@@ -34,6 +35,7 @@ def _printable(text: str) -> str:
     return text
 
 
+Nice = Annotated[int, Field(ge=-MOST_NICE, le=MOST_NICE)]
 Text = Annotated[str, Field(max_length=4096), AfterValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 Comment = Annotated[str, Field(max_length=1024), AfterValidator(_whole)]
@@ -71,6 +73,8 @@ class Submission(BaseModel):
     qos: Name | None = None
     account: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     time_limit: Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)] | None = None
+    expected: Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)] | None = None
+    nice: Nice = 0
     warn: Seconds = 0.0
     begin: Wall | None = None
     cron: Name | None = None
@@ -99,6 +103,8 @@ class Update(BaseModel):
     qos: Name = "-"
     comment: Comment = ""
     time_limit: Seconds = 0.0
+    expected: Seconds = 0.0
+    nice: Nice = 0
     begin: Wall = 0.0
     gpus: Annotated[int, Field(ge=0, le=MOST)] = 0
     gpus_max: Annotated[int, Field(ge=0, le=MOST)] = 0
@@ -183,6 +189,8 @@ def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
         account=body.account,
         env_digest=digest_of(environment),
         time_limit=body.time_limit,
+        expected=body.expected,
+        nice=body.nice,
         warn=body.warn,
         begin=body.begin,
         cron=body.cron,

@@ -13,6 +13,7 @@ import click
 from gpusched.model.array import parse_array
 from gpusched.model.errors import UsageError
 from gpusched.model.gpu_count import COUNT, GpuCount, parse_count
+from gpusched.model.policy import MOST_NICE
 from gpusched.model.signals import parse_signal
 from gpusched.model.units import parse_duration, parse_seconds, parse_size
 
@@ -134,6 +135,10 @@ def submit_params() -> list[click.Option]:
         option("-A", "--account", type=_text("account", 128), help="Account or project."),
         option("-t", "--time", "time_limit", type=Grammar("time", parse_limit), metavar="TIME",
                help="Time limit of each attempt: 90 (minutes), 2:00:00, 1-12:00:00, 45m, 1d12h; 0: none."),
+        option("--expect", "expect", type=Grammar("time", parse_limit), metavar="TIME",
+               help="How long it will run in all, for planning; never enforced. Written as --time."),
+        option("--nice", type=click.IntRange(-MOST_NICE, MOST_NICE), metavar="N",
+               help="Let others go first: lowers the priority (10000 to -10000; below 0 only administrators)."),
         option("-b", "--begin", metavar="TIME", help="Not before: 22:00, now+2h, tomorrow, 2026-12-24T18:00."),
         option("--cron", type=Grammar("cron", _cron), metavar="FIELDS", help='Again and again: "0 9 * * mon".'),
         option("--after", multiple=True, metavar="JOBS", help="After these jobs have succeeded (1,2 or @)."),

@@ -64,6 +64,8 @@ def _asked(job: Json) -> list[tuple[str, str]]:
         ("partition", text.escape(job.get("partition") or "")),
         ("account", text.escape(job.get("account") or "")),
         ("time limit", text.duration(job["time_limit"]) if job.get("time_limit") else ""),
+        ("expected", text.duration(job["expected"]) if job.get("expected") else ""),
+        ("nice", str(job["nice"]) if job.get("nice") else ""),
         ("not before", text.moment(job.get("begin_at"))),
         ("cron", text.escape(job.get("cron") or "")),
         ("next run", text.moment(job.get("next_run_at"))),

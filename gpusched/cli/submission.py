@@ -22,7 +22,7 @@ from gpusched.model.errors import UsageError
 _BASIC = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
 _PLAIN = (
     "name", "gpu_mem", "shared", "qos", "partition", "account", "cron", "array", "output", "error", "requeue",
-    "max_requeues", "grace", "hold", "comment",
+    "nice", "max_requeues", "grace", "hold", "comment",
 )  # fmt: skip
 _LAST = re.compile(r"@(?:~\d+)?(?:_\d+)?")
 
@@ -38,6 +38,8 @@ def build(client: Client, values: Mapping[str, Any], command: Sequence[str], scr
     body.update(_gpus(values))
     if values.get("time_limit"):
         body["time_limit"] = values["time_limit"]
+    if values.get("expect"):
+        body["expected"] = values["expect"]
     if "signal" in values:
         body["signal"], body["warn"] = values["signal"]
     if values.get("begin"):

@@ -13,6 +13,7 @@ from gpusched.cli.select import job_argument
 from gpusched.cli.submission import begin_time, dependency
 from gpusched.client import Client
 from gpusched.model.errors import UsageError
+from gpusched.model.policy import MOST_NICE
 from gpusched.model.units import parse_size
 
 
@@ -25,6 +26,8 @@ def _size(text: str) -> int:
 @click.option("-J", "--name", help="Name of the job.")
 @click.option("-q", "--qos", help="Level of service.")
 @click.option("-t", "--time", "time_limit", type=Grammar("time", parse_limit), help="Time limit; 0 removes it.")
+@click.option("--expect", "expected", type=Grammar("time", parse_limit), help="How long it will run; 0 removes it.")
+@click.option("--nice", type=click.IntRange(-MOST_NICE, MOST_NICE), metavar="N", help="Lowers its priority.")
 @click.option("-b", "--begin", metavar="TIME", help="Not before; `now` removes it.")
 @click.option("-g", "--gpus", type=Grammar("n", parse_gpus), metavar="[TYPE:]N", help="GPUs; 2-8: elastic.")
 @click.option("--gpu-mem", type=Grammar("size", _size), metavar="SIZE", help="Memory of each GPU; 0 removes it.")
@@ -48,7 +51,7 @@ def update(words: tuple[str, ...], **options: Any) -> None:
 
 def _changes(client: Client, options: dict[str, Any]) -> dict[str, Any]:
     """The fields of docs/api.md that were given."""
-    same = ("name", "qos", "time_limit", "partition", "requeue", "comment")
+    same = ("name", "qos", "expected", "nice", "time_limit", "partition", "requeue", "comment")
     changes = {name: options[name] for name in same if options[name] is not None}
     if options["gpus"] is not None:
         count, kind = options["gpus"]

@@ -100,6 +100,8 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "elapsed": lambda s: _elapsed(s.attempt, s.now),
     "waited": lambda s: _waited(s.job, s.now),
     "time_limit": lambda s: s.job.spec.time_limit,
+    "expected": lambda s: s.job.spec.expected,
+    "nice": lambda s: s.job.spec.nice,
     "exit_code": lambda s: s.job.outcome.code if s.job.state.final and s.job.outcome else None,
     "exit_signal": lambda s: s.job.outcome.signal if s.job.state.final and s.job.outcome else None,
     "exit_text": lambda s: s.job.ended_because,

@@ -21,7 +21,7 @@ from gpusched.engine.dependencies import (
     unfollow,
 )
 from gpusched.engine.limits import check_changed, check_new
-from gpusched.engine.submit import check_request, check_time
+from gpusched.engine.submit import check_nice, check_request, check_time
 from gpusched.engine.turn import Turn
 from gpusched.model.actions import Ask, Asked
 from gpusched.model.changes import Answer
@@ -206,10 +206,10 @@ def _said(name: str, value: Any) -> str:
     match name, value:
         case "begin", _:  # a wall clock time; only those who show it know the time zone
             return "another begin time" if value else "no begin time"
-        case ("time_limit" | "gpu_mem_mib" | "gpu_type" | "dependency"), (0 | ""):
+        case ("time_limit" | "expected" | "gpu_mem_mib" | "gpu_type" | "dependency"), (0 | ""):
             return f"no {name}"
-        case "time_limit", _:
-            return f"time_limit = {format_duration(value)}"
+        case "time_limit" | "expected", _:
+            return f"{name} = {format_duration(value)}"
         case "gpu_mem_mib", _:
             return f"gpu_mem = {format_size(value)}"
     return f"{name} = {value}"
@@ -223,7 +223,7 @@ _VERBS: dict[type, Verb] = {
     PreemptRequested: _preempt,
     CheckpointRequested: _checkpoint,
 }
-_WHILE_LIVE = ("name", "qos", "comment", "time_limit", "requeue")
+_WHILE_LIVE = ("name", "qos", "comment", "time_limit", "expected", "requeue")
 
 
 def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
@@ -241,6 +241,8 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
                 )
     if job.spec.cron is not None and "begin" in asked:
         raise Refused(f"job {job.key} runs at the times of its --cron line", "cancel it and submit it with another")
+    if "nice" in asked:
+        check_nice(asked["nice"], event.caller)
     spec = _changed_spec(turn, job, asked)
     check_changed(turn.view, job, replace(job, spec=spec))
     changes: dict[str, Any] = {"spec": spec}
@@ -260,7 +262,7 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
 
 
 _FIELDS = (
-    "name", "qos", "comment", "time_limit", "begin", "gpus", "gpus_max", "gpu_counts", "gpu_mem_mib", "gpu_type",
+    "name", "qos", "comment", "time_limit", "expected", "nice", "begin", "gpus", "gpus_max", "gpu_counts", "gpu_mem_mib", "gpu_type",
     "partition", "dependency", "requeue",
 )
 _COUNT = {"gpus", "gpus_max", "gpu_counts"}
@@ -273,7 +275,7 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
             case "qos":
                 turn.rules.level(str(value))
                 spec = replace(spec, qos=str(value))
-            case "time_limit" | "begin":
+            case "time_limit" | "begin" | "expected":
                 spec = replace(spec, **{name: value or None})  # type: ignore[arg-type]
             case "gpus" | "gpus_max" | "gpu_counts":
                 pass  # these go together

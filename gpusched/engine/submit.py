@@ -9,9 +9,10 @@ from gpusched.engine.limits import check_new, usual_time
 from gpusched.engine.turn import State, Turn
 from gpusched.model.array import parse_array
 from gpusched.model.changes import Submitted
-from gpusched.model.errors import GpuschedError, UsageError
+from gpusched.model.errors import GpuschedError, NotAllowed, UsageError
 from gpusched.model.events import CronFired, JobSubmitted
-from gpusched.model.job import ArrayElement, Hold, HoldKind, Job, JobSpec, Owner, Request
+from gpusched.model.job import ArrayElement, Caller, Hold, HoldKind, Job, JobSpec, Owner, Request
+from gpusched.model.policy import MOST_NICE
 from gpusched.model.rules import Partition
 from gpusched.model.state import JobState
 from gpusched.model.units import format_duration, format_size
@@ -30,6 +31,7 @@ def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElemen
     check_request(state.view, spec.request)
     probe = Job(0, Owner(event.caller.uid, event.caller.gid, event.caller.user), spec, JobState.PENDING, 0.0)
     limit = usual_time(rules, probe) if limit is None else limit
+    check_nice(spec.nice, event.caller)
     if spec.dependency is not None:
         check_known(state, spec.dependency)
     if event.array is not None and spec.cron is not None:
@@ -47,6 +49,17 @@ def check_time(partition: Partition, limit: float | None) -> None:
         raise UsageError(
             f"time limit {format_duration(limit)} is longer than partition {partition.name!r} allows",
             f"give at most --time {format_duration(partition.max_time)}",
+        )
+
+
+def check_nice(nice: int, caller: Caller) -> None:
+    """Refuse a --nice that is out of range, or that puts a job before those of others. Raises UsageError, NotAllowed."""
+    if not -MOST_NICE <= nice <= MOST_NICE:
+        raise UsageError(f"--nice {nice} is out of range", f"from -{MOST_NICE} to {MOST_NICE}; more goes later")
+    if nice < 0 and not caller.admin:
+        raise NotAllowed(
+            f"--nice {nice} would put the job before those of others: only administrators may go below 0",
+            "give 0 or more, or ask an administrator",
         )
 
 

@@ -88,6 +88,8 @@ class UpdateRequested:
     name: str | None = None
     qos: str | None = None
     comment: str | None = None
+    expected: float | None = None
+    nice: int | None = None
     time_limit: float | None = None  # seconds; 0 removes the limit
     begin: float | None = None  # wall clock; 0: now
     gpus: int | None = None

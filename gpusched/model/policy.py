@@ -11,6 +11,7 @@ from enum import StrEnum
 from gpusched.model.errors import UsageError
 
 DAY = 86400.0
+MOST_NICE = 10_000  # of --nice, in either direction
 
 
 class PolicyName(StrEnum):

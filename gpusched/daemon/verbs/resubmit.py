@@ -36,7 +36,8 @@ async def _one(service: Service, call: Call, key: str, *, hold: bool) -> dict[st
     digest = first.spec.env_digest
     environment = await service.loop.read(lambda: service.loop.store.environment(digest))
     now = service.loop.clock.now().wall
-    spec = replace(first.spec, begin=None, dependency=None)
+    nice = first.spec.nice if call.caller.admin else max(0, first.spec.nice)  # below 0 was an administrator's favour
+    spec = replace(first.spec, begin=None, dependency=None, nice=nice)
     event = JobSubmitted(
         spec, call.caller, environment, _array_text(jobs), hold, next_run(spec.cron, now) if spec.cron else None
     )
