@@ -262,8 +262,8 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
 
 
 _FIELDS = (
-    "name", "qos", "comment", "time_limit", "expected", "nice", "begin", "gpus", "gpus_max", "gpu_counts", "gpu_mem_mib", "gpu_type",
-    "partition", "dependency", "requeue",
+    "name", "qos", "comment", "time_limit", "expected", "nice", "begin", "gpus", "gpus_max", "gpu_counts",
+    "gpu_mem_mib", "gpu_type", "partition", "dependency", "requeue",
 )
 _COUNT = {"gpus", "gpus_max", "gpu_counts"}
 

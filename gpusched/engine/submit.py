@@ -53,7 +53,7 @@ def check_time(partition: Partition, limit: float | None) -> None:
 
 
 def check_nice(nice: int, caller: Caller) -> None:
-    """Refuse a --nice that is out of range, or that puts a job before those of others. Raises UsageError, NotAllowed."""
+    """Refuse a --nice out of range, or one that puts a job before those of others. Raises UsageError, NotAllowed."""
     if not -MOST_NICE <= nice <= MOST_NICE:
         raise UsageError(f"--nice {nice} is out of range", f"from -{MOST_NICE} to {MOST_NICE}; more goes later")
     if nice < 0 and not caller.admin:
