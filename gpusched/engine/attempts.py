@@ -13,6 +13,7 @@ from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, A
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
 from gpusched.policy.costs import cost
+from gpusched.policy.priority import charge, charged
 
 KILL_AGAIN = 10.0  # seconds after a kill that did not end the attempt; doubled each time
 MOST_DOUBLED = 5
@@ -29,11 +30,13 @@ def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
         turn.state.boot_id,
         created=turn.now.boot,
         created_at=turn.now.wall,
+        charge=charge(turn.view, shares) if job.spec.request.shared else None,
     )
     job = turn.put_job(
         job, state=JobState.STARTING, attempt=attempt.number, earmark=(), bypassed=0, yielding=False, patient=False
     )
     turn.put_attempt(attempt)
+    turn.view.ledger.start(job, charged(attempt), turn.now.wall)
     turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
     turn.act(Launch(attempt.key, job, shares, grace(turn, job)))
 
@@ -144,6 +147,8 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
         cleared=clear,
         released=released,
     )
+    held = 0.0 if never else max(0.0, ended.boot - attempt.created)
+    turn.view.ledger.end(job.id, held, turn.now.wall)
     if released:
         turn.act(Forget(attempt.key))
     else:

@@ -46,6 +46,7 @@ from gpusched.policy.cycle import cycle
 from gpusched.policy.decisions import Preempt, Start
 from gpusched.policy.explain import reason
 from gpusched.policy.policies import policy_of
+from gpusched.policy.priority import charged
 from gpusched.policy.view import View
 
 KEPT = 64
@@ -76,6 +77,15 @@ class Engine:
         for attempt in snapshot.attempts:
             if not attempt.released:
                 self.view.put_attempt(attempt)
+        self._charge_again(snapshot, now)
+
+    def _charge_again(self, snapshot: Snapshot, now: Instant) -> None:
+        """Fair share: what ended attempts have used was committed with them, what live ones use follows from them."""
+        ledger = self.view.ledger
+        ledger.load(snapshot.usage, now.wall)
+        for attempt in sorted(self.view.live.values(), key=lambda a: (a.created_at, a.key)):
+            job = self.state.jobs[attempt.job_id]
+            ledger.resume(job, charged(attempt), attempt.created_at, now.wall)
 
     def handle(self, events: Sequence[Event], now: Instant) -> Step:
         """Handle a batch of events. A request that is refused gets its error as reply and changes nothing."""

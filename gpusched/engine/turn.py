@@ -198,6 +198,7 @@ class Turn:
             environments=tuple(self._environments.items()),
             story=tuple(self._story),
             next_job_id=self.state.next_job_id if moved else None,
+            usage=self.view.ledger.changed(),
         )
 
     def _track_name(self, old: Job, new: Job) -> None:

@@ -254,6 +254,7 @@ class Attempt:
     stop: Stop | None = None  # the stop that was in progress when it ended
     cleared: tuple[str, ...] = ()  # after the end: devices already seen free of it
     released: bool = False
+    charge: float | None = None  # devices that count for fair share, parts of shared ones; None: all of them
 
     @property
     def key(self) -> AttemptKey:

@@ -14,11 +14,11 @@ after it. With the default weights and without --nice that is 14.7 days. The QoS
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gpusched.model.clock import Instant
-from gpusched.model.job import Job, Request
+from gpusched.model.job import Attempt, Job, Request, Share
 from gpusched.model.policy import DAY, PolicyName
 from gpusched.policy.view import Rank, View
 
@@ -87,6 +87,21 @@ def size(view: View, job: Job) -> float:
         return 0.0
     most = len(view.suitable(Request(partition=job.spec.request.partition)))
     return min(1.0, gpus / most) if most else 1.0
+
+
+def charge(view: View, shares: Iterable[Share]) -> float:
+    """The devices that an attempt on these is charged for: of a shared one only the part of its memory that it has."""
+    devices = 0.0
+    for share in shares:
+        slot = view.slots.get(share.uuid)
+        total = slot.device.total_mib if slot is not None else 0
+        devices += 1.0 if share.mem_mib is None or not total else min(1.0, share.mem_mib / total)
+    return devices
+
+
+def charged(attempt: Attempt) -> float:
+    """The devices that this attempt is charged for."""
+    return float(len(attempt.devices)) if attempt.charge is None else attempt.charge
 
 
 def rank(view: View, job: Job) -> float:

@@ -132,6 +132,7 @@ class View:
     def put_job(self, job: Job, eligible: bool) -> None:
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
         old = self.jobs.get(job.id)
+        self._know(old, job)
         if old is not None:
             self._unqueue(old)
             self._count(old, -1)
@@ -153,6 +154,7 @@ class View:
         if job is None:
             return
         self._unqueue(job)
+        self._know(job, None)
         del self.jobs[job_id]
         if job.array is not None and not self._array_live[job.array.array_id]:
             del self._array_live[job.array.array_id], self._array_claims[job.array.array_id]
@@ -432,6 +434,14 @@ class View:
             self.cpu_running += by
         if job.array is not None:
             self._array_live[job.array.array_id] += by
+
+    def _know(self, old: Job | None, new: Job | None) -> None:
+        """Accounts take part in fair share while they have jobs that wait or run."""
+        was, now = old is not None and not old.state.final, new is not None and not new.state.final
+        if new is not None and now and not was:
+            self.ledger.enter(new.account)
+        elif old is not None and was and not now:
+            self.ledger.leave(old.account)
 
     def _claim(self, job: Job, by: int) -> None:
         if job.array is not None:
