@@ -198,6 +198,22 @@ class Client:
         """`{"devices", "error", "driver"}`; `samples`: how many of the last readings to add."""
         return self._get("/v1/devices" + _query({"samples": str(samples) if samples else ""}))
 
+    def limits(self) -> list[Json]:
+        """One row for every limit and quota, with what is used of it."""
+        return list(self._get("/v1/limits")["limits"])
+
+    def reserve(self, reservation: Mapping[str, Any]) -> Json:
+        """Keep devices for some (administrators only): `{"reservation", "text"}`."""
+        return self._post("/v1/reservations", reservation)
+
+    def reservations(self, ended: bool = False) -> list[Json]:
+        """Those that are active or to come; with `ended` also those that are over."""
+        return list(self._get("/v1/reservations" + ("?all=1" if ended else ""))["reservations"])
+
+    def unreserve(self, names: Sequence[str]) -> list[Json]:
+        """Take reservations back (administrators only): one result per name."""
+        return list(self._post("/v1/reservations/remove", {"names": list(names)})["results"])
+
     def history(
         self,
         users: Sequence[str] = (),

@@ -40,6 +40,8 @@ COMMANDS = {
     "wait": "wait",
     "history": "history",
     "gpus": "gpus",
+    "limits": "limits",
+    "admin": "admin",
     "daemon": "daemon",
     "doctor": "doctor",
     "rehearse": "rehearse",

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpusched.api.server import Call, Handler
 from gpusched.daemon.service import Service
-from gpusched.daemon.verbs import devices, jobs, requests, resubmit, status, submit
+from gpusched.daemon.verbs import devices, jobs, limits, requests, reservations, resubmit, status, submit
 
 Verb = Callable[[Service, Call], Awaitable[dict[str, Any]]]
 
@@ -23,6 +23,10 @@ ROUTES: dict[tuple[str, str], Verb] = {
     ("GET", "/v1/jobs/{job}/wait"): jobs.wait,
     ("GET", "/v1/history"): jobs.history,
     ("GET", "/v1/devices"): devices.devices,
+    ("GET", "/v1/limits"): limits.limits,
+    ("GET", "/v1/reservations"): reservations.reservations,
+    ("POST", "/v1/reservations"): reservations.reserve,
+    ("POST", "/v1/reservations/remove"): reservations.unreserve,
     ("POST", "/v1/jobs/update"): requests.update,
     ("POST", "/v1/jobs/resubmit"): resubmit.resubmit,
     **{("POST", f"/v1/jobs/{verb}"): partial(requests.request, verb=verb) for verb in requests.REQUESTS},
