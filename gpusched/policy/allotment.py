@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gpusched.model.job import Request
+from gpusched.policy.reserve import competes_for
 from gpusched.policy.view import View
 
 _MANY = 8  # kinds; past that only each kind alone and all together are counted
@@ -20,7 +21,7 @@ class Allotment:
 
     def __init__(self, view: View, requests: Iterable[Request]) -> None:
         self._view = view
-        kinds = {view.kind(request): view.pool(request) for request in requests if request.gpus}
+        kinds = {competes_for(view, request): view.pool(request) for request in requests if request.gpus}
         self._bit = {kind: 1 << number for number, kind in enumerate(kinds)}
         everything = (1 << len(kinds)) - 1
         few = len(kinds) <= _MANY
@@ -28,7 +29,8 @@ class Allotment:
         self._left: dict[int, float] = {}
         for mask in masks:
             chosen = [kind for kind, bit in self._bit.items() if bit & mask]
-            alone = kinds[chosen[0]].able if len(chosen) == 1 else self._able(frozenset().union(*chosen))
+            whole = len(chosen) == 1 and not view.reservations
+            alone = kinds[chosen[0]].able if whole else self._able(frozenset().union(*chosen))
             self._left[mask] = float(alone)
         self._masks = {kind: [mask for mask in masks if mask & bit] for kind, bit in self._bit.items()}
 
@@ -42,7 +44,7 @@ class Allotment:
 
     def grant(self, request: Request) -> bool:
         """Take what the request needs, if there is enough."""
-        need, masks, left = self.need(request), self._masks[self._view.kind(request)], self._left
+        need, masks, left = self.need(request), self._masks[competes_for(self._view, request)], self._left
         for mask in masks:
             if left[mask] < need - _SLACK:
                 return False
@@ -53,7 +55,7 @@ class Allotment:
     def force(self, request: Request) -> None:
         """Take what a job needs that keeps its devices in any case."""
         need = self.need(request)
-        for mask in self._masks[self._view.kind(request)]:
+        for mask in self._masks[competes_for(self._view, request)]:
             self._left[mask] -= need
 
     def need(self, request: Request) -> float:

@@ -15,22 +15,23 @@ from gpusched.model.job import Job
 from gpusched.policy.decisions import Decision, Start, Withdraw
 from gpusched.policy.fit import foreign_blocks, promised
 from gpusched.policy.policies import policy_of
+from gpusched.policy.reserve import closed
 from gpusched.policy.view import View
 
 
 def cycle(view: View, now: Instant) -> Iterator[Decision]:
     """The decisions of one cycle, in order. The caller applies each to the view before taking the next."""
     if view.claimants:
-        yield from _promises(view)
+        yield from _promises(view, now)
     view.age(now)
     if view.buckets:
         yield from policy_of(view.rules).serve(view, now)
 
 
-def _promises(view: View) -> Iterator[Decision]:
+def _promises(view: View, now: Instant) -> Iterator[Decision]:
     for job_id in sorted(view.claimants, key=lambda i: view.order(view.jobs[i])):
         job = view.jobs[job_id]
-        broken = _broken_promise(view, job)
+        broken = _broken_promise(view, job, now)
         if broken:
             yield Withdraw(job_id, broken)
             continue
@@ -41,8 +42,9 @@ def _promises(view: View) -> Iterator[Decision]:
             yield Start(job_id, shares)
 
 
-def _broken_promise(view: View, job: Job) -> str:
+def _broken_promise(view: View, job: Job, now: Instant) -> str:
     """Why the earmarked devices can never become the job's, or nothing if they still can."""
+    shut = closed(view, job, now)
     for uuid in job.earmark:
         slot = view.slots.get(uuid)
         if slot is None or not slot.device.usable:
@@ -51,6 +53,8 @@ def _broken_promise(view: View, job: Job) -> str:
             return f"device {slot.device.index} is kept for job {slot.kept_for}"
         if foreign_blocks(slot, job.spec.request, view.rules.foreign_floor_mib):
             return f"device {slot.device.index} is in use by processes outside gpusched"
+        if uuid in shut:
+            return f"device {slot.device.index} is reserved"
     if promised(view, job) is not None:
         return ""
     with view.without(view.departing(job)):

@@ -69,9 +69,7 @@ class Ledger:
         if self._jobs[account] > 0:
             return
         del self._jobs[account]
-        usage = self._accounts.get(account)
-        if usage is not None and not usage.gpus and usage.value(self._seen) < FORGOTTEN:
-            del self._accounts[account]
+        self._forget(account)
         self._count_shares()
 
     def start(self, job: Job, gpus: float, now_wall: float) -> None:
@@ -138,8 +136,12 @@ class Ledger:
 
     def changed(self) -> tuple[AccountUsage, ...]:
         """The rows to commit: accounts of which attempts have ended since this was last asked."""
-        rows = tuple(self._row(account) for account in sorted(self._changed))
-        self._changed.clear()
+        if not self._changed:
+            return ()
+        names, self._changed = sorted(self._changed), set()
+        rows = tuple(self._row(account) for account in names)
+        if any([self._forget(account) for account in names]):
+            self._count_shares()
         return rows
 
     def entries(self) -> tuple[AccountUsage, ...]:
@@ -161,6 +163,16 @@ class Ledger:
         self._count_shares()
 
     # ---- inside ---------------------------------------------------------------------------------------------
+
+    def _forget(self, account: str) -> bool:
+        """Let go of an account that has neither jobs nor usage to speak of, once its row is committed."""
+        usage = self._accounts.get(account)
+        if usage is None or account in self._jobs or account in self._changed or usage.gpus:
+            return False
+        if usage.value(self._seen) >= FORGOTTEN:
+            return False
+        del self._accounts[account]
+        return True
 
     def _row(self, account: str) -> AccountUsage:
         usage = self._accounts[account]

@@ -29,12 +29,18 @@ def foreign_blocks(slot: Slot, request: Request, floor_mib: int) -> bool:
     return device.foreign_mib > floor_mib
 
 
-def possible(view: View, request: Request) -> bool:
-    """The request could be met on the devices as they are today, if all our own jobs left them."""
-    if view.pool(request).open >= request.gpus:
+def possible(view: View, request: Request, closed: Container[str] = frozenset()) -> bool:
+    """The request could be met on the devices as they are today, if all our own jobs left them.
+
+    closed: devices that count as not there.
+    """
+    if not closed and view.pool(request).open >= request.gpus:
         return True
     floor = view.rules.foreign_floor_mib
-    able = [s for s in view.suitable(request) if s.device.usable and not foreign_blocks(s, request, floor)]
+    able = [
+        s for s in view.suitable(request)
+        if s.device.usable and s.device.uuid not in closed and not foreign_blocks(s, request, floor)
+    ]  # fmt: skip
     return len(able) >= request.gpus
 
 

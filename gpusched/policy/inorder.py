@@ -12,7 +12,7 @@ from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.queue import Queue, anything_to_give
-from gpusched.policy.reserve import closed
+from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.view import View
 
 
@@ -34,7 +34,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     blocked: list[frozenset[str]] = []  # what the jobs that wait want
     while (head := queue.pop()) is not None:
         bucket, job = head
-        kind = view.kind(bucket.request)
+        kind = competes_for(view, bucket.request)
         if any(kind is other or not kind.isdisjoint(other) for other in blocked):
             continue
         if view.array_full(job) or limited(view, job) is not None:
@@ -49,5 +49,5 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
         if plan is not None:
             yield Preempt(job.id, plan)
             queue.push_next(bucket)
-        elif possible(view, bucket.request):
+        elif possible(view, bucket.request, shut):
             blocked.append(kind)

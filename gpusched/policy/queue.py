@@ -5,6 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from gpusched.model.job import Job
+from gpusched.policy.reserve import competes_for
 from gpusched.policy.view import Bucket, Rank, View
 
 Order = tuple[bool, int, bool, Rank, int]
@@ -76,7 +77,8 @@ class Failed:
     def _alike(bucket: Bucket) -> tuple[object, ...]:
         """What two requests must have in common for their sizes to be comparable."""
         request = bucket.request
-        return bucket.qos, bucket.patient, request.shared, request.gpu_type, request.partition, request.gpus == 0
+        of_kind = request.gpu_type, request.partition, request.reservation
+        return bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
 
 
 def anything_to_give(view: View) -> bool:
@@ -92,6 +94,4 @@ def goes_past(view: View, waiting: Job | None, uuids: tuple[str, ...]) -> int | 
     """The id of the waiting job, if it could use one of these devices itself."""
     if waiting is None:
         return None
-    wanted = waiting.spec.request
-    useful = any(view.suits(view.slots[uuid].device, wanted) for uuid in uuids)
-    return waiting.id if useful else None
+    return None if competes_for(view, waiting.spec.request).isdisjoint(uuids) else waiting.id

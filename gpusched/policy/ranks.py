@@ -38,13 +38,16 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
     if not rules.running_first:
         return (queue, 0, 0, 0.0)
     if now is not None:
-        return (queue, 0, *_joined(view, job, view.live[job.id], queue))
+        since, came = _joined(view, job, view.live[job.id], queue)
+        if came and since >= now.boot - 1e-9:
+            return (queue, 1, 1, now.boot)  # it comes into the queue at this moment: behind those who wait there
+        return (queue, 0, since, came)
     if job.requeued_at is None or job.started_at is None:
         return (queue, 1, 1, job.eligible_at or 0.0)
     demoted = job.started_at + _seconds_to(rules, queue, job, job.requeued_at - job.started_at)
     if demoted > job.started_at and _on_grid(rules, demoted) >= job.requeued_at:
         return (queue, 1, 1, job.requeued_at)
-    return (queue, 1, 0, -job.requeued_at)
+    return (queue, 1, 0, -job.requeued_at, demoted)
 
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:

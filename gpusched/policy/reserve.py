@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gpusched.model.clock import Instant
-from gpusched.model.job import Job
+from gpusched.model.job import Job, Request
 from gpusched.model.reservation import Reservation, sharing, widest_gap
 from gpusched.model.rules import Rules
 from gpusched.policy.expected import Knows, remaining
@@ -32,16 +32,43 @@ class Sees(Knows, Protocol):
     rules: Rules
     reservations: dict[str, Reservation]  # by name: those that are active or to come
 
+    def kind(self, request: Request) -> frozenset[str]:
+        """The devices of the asked kind, or the places of CPU-only jobs."""
+
 
 def closed(view: Sees, job: Job, now: Instant) -> frozenset[str]:
     """UUIDs of the devices that `job` may not be started on at this moment."""
-    if not getattr(view, "reservations", None):
+    if not view.reservations:
         return _NONE
     found: set[str] = set()
     for reservation in view.reservations.values():
         if not entitled(reservation, job) and not may_precede(view, job, reservation, now):
             found.update(reservation.devices)
     return frozenset(found)
+
+
+def taken(view: Sees, request: Request) -> frozenset[str]:
+    """UUIDs of the devices that are reserved for others now."""
+    if not view.reservations:
+        return _NONE
+    others = (r.devices for r in view.reservations.values() if r.begun and r.name != request.reservation)
+    return frozenset().union(*others)
+
+
+def competes_for(view: Sees, request: Request) -> frozenset[str]:
+    """What a request competes for now: the devices of its kind, without those that are reserved for others."""
+    kind, others = view.kind(request), taken(view, request)
+    return kind if not others or kind.isdisjoint(others) else kind - others
+
+
+def openings(view: Sees, job: Job, now: Instant) -> list[float]:
+    """When (boot clock) reservations end that keep the job from devices, the first first."""
+    found = {
+        now.boot + r.end - now.wall
+        for r in view.reservations.values()
+        if r.end > now.wall and not entitled(r, job) and not may_precede(view, job, r, now)
+    }
+    return sorted(found)
 
 
 def entitled(reservation: Reservation, job: Job) -> bool:
@@ -51,6 +78,8 @@ def entitled(reservation: Reservation, job: Job) -> bool:
 
 def may_precede(view: Sees, job: Job, reservation: Reservation, now: Instant) -> bool:
     """Whether a job of others may be started on the reservation's devices now, before it begins."""
+    if reservation.begun:
+        return now.wall >= reservation.end
     left = reservation.start - now.wall
     if left <= 0:
         return now.wall >= reservation.end
@@ -67,7 +96,7 @@ def may_precede(view: Sees, job: Job, reservation: Reservation, now: Instant) ->
 def comes_back(job: Job) -> bool:
     """A job that is asked to leave goes back to the queue, not to its end."""
     spec = job.spec
-    return spec.requeue and (spec.max_requeues is None or job.restarts < spec.max_requeues)
+    return spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
 
 
 def _never_fits(reservations: Mapping[str, Reservation], reservation: Reservation, needs: float) -> bool:

@@ -106,10 +106,10 @@ def next_look(view: View, now: Instant) -> float | None:
     moments = []
     for job_id, attempt in view.live.items():
         job = view.jobs[job_id]
-        if attempt.started is None or not job.spec.request.gpus or job_id in view.stopping:
+        if not job.spec.request.gpus or job_id in view.stopping:
             continue
         if rules.calm:
-            moments.append(attempt.started + rules.min_run)
+            moments.append((attempt.created if attempt.started is None else attempt.started) + rules.min_run)
         if rules.name is PolicyName.LAS:
             service = ranks.attained(view, job, now)
             limit = ranks.lower_limit(rules, ranks.queue_of(rules, service) + 1)
@@ -246,7 +246,7 @@ def _running(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]:
 def _comes_back(job: Job, attempt: Attempt) -> bool:
     """It has shown that it can be stopped and go on: it watches for requests, or it has saved."""
     spec = job.spec
-    may = spec.requeue and (spec.max_requeues is None or job.restarts < spec.max_requeues)
+    may = spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
     return may and (attempt.watching or attempt.saved is not None or job.saved is not None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -87,6 +87,7 @@ class View:
         self.leaving: dict[AttemptKey, Attempt] = {}  # ended, devices not yet seen free
         self.overdue: set[AttemptKey] = set()  # of these, the ones that should have left long ago
         self.stopping: set[int] = set()  # live jobs that have been asked to stop
+        self.elastic: set[int] = set()  # live jobs that can go on with another number of devices
         self.buckets: dict[Bucket, Waiting] = {}
         self.claimants: set[int] = set()  # waiting jobs with an earmark
         self.running: Counter[str] = Counter()  # live jobs that nobody has asked to stop, by QoS
@@ -118,8 +119,8 @@ class View:
             slot = self.slots[device.uuid] = Slot(device)
             for attempt in (*self.live.values(), *self.leaving.values()):
                 self._hold(attempt, only=device.uuid)
-            for job_id in self.claimants:
-                if device.uuid in self.jobs[job_id].earmark:
+            for job_id in (*self.claimants, *self.stopping):
+                if device.uuid in _kept(self.jobs[job_id]):
                     slot.kept_for = job_id
         slot.device = device
         able = device.usable and device.foreign_mib <= self.rules.foreign_floor_mib
@@ -136,10 +137,12 @@ class View:
         if old is not None:
             self._unqueue(old)
             self._count(old, -1)
-            if old.earmark:
+            if old.earmark or old.stop is not None:
                 self._keep(old, None)
         self.jobs[job.id] = job
         self._count(job, +1)
+        if job.stop is not None and job.stop.keeps:
+            self._keep(job, job.id)
         if eligible:
             if job.earmark:
                 self.claimants.add(job.id)
@@ -178,6 +181,14 @@ class View:
             for share in old.held:
                 self._let_go(share.uuid, attempt.key)
         self._hold(attempt)
+
+    def put_reservation(self, reservation: Reservation) -> None:
+        """Take in a new or changed reservation; let go of one that is over."""
+        if reservation.ended_at is None:
+            self.reservations[reservation.name] = reservation
+        else:
+            self.reservations.pop(reservation.name, None)
+        self._forget_pools()
 
     def age(self, now: Instant) -> None:
         """Jobs whose patience has come to its end go before the others of their level."""
@@ -260,7 +271,10 @@ class View:
             return False
         if request.gpu_mem_mib is not None and device.total_mib < request.gpu_mem_mib:
             return False
-        return request.gpu_type is None or _glob(device.name, request.gpu_type)
+        if request.gpu_type is not None and not _glob(device.name, request.gpu_type):
+            return False
+        kept = self.reservations.get(request.reservation) if request.reservation else None
+        return kept is None or device.uuid in kept.devices
 
     def suitable(self, request: Request) -> Sequence[Slot]:
         """The devices of the asked kind, whatever their present state, by index."""
@@ -287,11 +301,11 @@ class View:
             found = self._suitable[request] = (slots, *self._kinds[kind])
         return found
 
-    def lift(self, attempt: Attempt, lifted: Lifted) -> None:
-        """See the devices as if this attempt had left them, until `put_back(lifted)`."""
+    def lift(self, attempt: Attempt, lifted: Lifted, only: Container[str] | None = None) -> None:
+        """See the devices as if this attempt had left them (or `only` these), until `put_back(lifted)`."""
         for share in attempt.held:
             slot = self.slots.get(share.uuid)
-            if slot is not None and attempt.key in slot.holders:
+            if slot is not None and attempt.key in slot.holders and (only is None or share.uuid in only):
                 lifted.append((slot, attempt.key, slot.holders[attempt.key]))
                 self._let_go(share.uuid, attempt.key)
 
@@ -373,7 +387,7 @@ class View:
         self._refresh(slot)
 
     def _keep(self, job: Job, for_job: int | None) -> None:
-        for uuid in job.earmark:
+        for uuid in _kept(job):
             slot = self.slots.get(uuid)
             if slot is not None and slot.kept_for in (None, job.id):
                 slot.kept_for = for_job
@@ -432,6 +446,8 @@ class View:
             self.running[job.spec.qos] += by
         if job.spec.request.gpus == 0:
             self.cpu_running += by
+        if job.spec.request.gpus_max is not None:
+            (self.elastic.add if by > 0 else self.elastic.discard)(job.id)
         if job.array is not None:
             self._array_live[job.array.array_id] += by
 
@@ -446,6 +462,11 @@ class View:
     def _claim(self, job: Job, by: int) -> None:
         if job.array is not None:
             self._array_claims[job.array.array_id] += by
+
+
+def _kept(job: Job) -> tuple[str, ...]:
+    """The devices that are kept for a job: promised while it waits, or with which an elastic one goes on."""
+    return job.stop.keeps if job.stop is not None else job.earmark
 
 
 def waiting_since(job: Job) -> float | None:

@@ -18,7 +18,9 @@ from gpusched.store.rows import end_of
 class MemoryStore:
     """ports.Store on dictionaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, story: bool = True) -> None:
+        """story: keep the jobs' stories, which nobody reads after a simulation."""
+        self._keep_story = story
         self._jobs: dict[int, Job] = {}
         self._attempts: dict[int, dict[int, Attempt]] = {}  # of job id, by number
         self._environments: dict[str, Environment] = {}
@@ -47,7 +49,7 @@ class MemoryStore:
             self._attempts.setdefault(attempt.job_id, {})[attempt.number] = attempt
         for digest, environment in change.environments:
             self._environments.setdefault(digest, dict(environment))
-        for line in change.story:
+        for line in change.story if self._keep_story else ():
             self._story.setdefault(line.job_id, []).append(line)
         for used in change.usage:
             self._usage[used.account] = used
