@@ -145,6 +145,16 @@ def test_usage_comes_back_after_a_restart_with_live_attempts_told_anew() -> None
     assert fair.changed() == ()
 
 
+def test_an_account_is_forgotten_only_when_its_row_is_committed() -> None:
+    fair = ledger(WEEK, "ann", "bob")
+    fair.start(a_job(1, "ann"), 1, T)
+    fair.end(1, 0.0, T)
+    fair.leave("ann")
+    assert fair.accounts() == ["ann", "bob"]
+    assert fair.changed() == (AccountUsage("ann", 0.0, T),)
+    assert (fair.accounts(), fair.share("bob")) == (["bob"], 1.0)
+
+
 def test_rows_that_have_decayed_to_nothing_are_not_taken_in() -> None:
     fair = ledger(WEEK)
     fair.load([AccountUsage("old", 3600.0, T - 365 * DAY), AccountUsage("broken", -5.0, T)], T)
