@@ -18,7 +18,7 @@ from gpusched.policy.expected import remaining, total
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
-from gpusched.policy.priority import shifts
+from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past
 from gpusched.policy.reserve import closed
 from gpusched.policy.view import Bucket, Lifted, View
@@ -40,7 +40,7 @@ class Kept:
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     if not anything_to_give(view):
         return
-    queue, failed = Queue(view, shifts(view, now)), Failed()
+    queue, failed = Queue(view, Shifts(view, now)), Failed()
     kept: list[Kept] = []
     looked_at = 0
     while (head := queue.pop()) is not None and looked_at <= view.rules.policy.backfill_depth:

@@ -14,7 +14,7 @@ from gpusched.policy.decisions import Decision, Preempt, Start
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
-from gpusched.policy.priority import shifts
+from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past
 from gpusched.policy.reserve import closed
 from gpusched.policy.view import View
@@ -23,7 +23,7 @@ from gpusched.policy.view import View
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     if not anything_to_give(view):
         return
-    queue, failed = Queue(view, shifts(view, now)), Failed()
+    queue, failed = Queue(view, Shifts(view, now)), Failed()
     first_waiting: Job | None = None
     kept: frozenset[str] = frozenset()
     while (head := queue.pop()) is not None:

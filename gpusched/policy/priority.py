@@ -113,19 +113,29 @@ def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[bool, in
     """The order of the waiting jobs at this moment, whatever the policy: View.order with the accounts' fair shares."""
     if view.rules.policy.name not in (PolicyName.BACKFILL, PolicyName.FIT_FIRST):
         return view.order
-    shift = shifts(view, now)
+    shift = Shifts(view, now)
 
     def order(job: Job) -> tuple[bool, int, bool, Rank, int]:
         yielding, level, patient, rank, job_id = view.order(job)
-        return yielding, level, patient, rank + shift.get(job.account, 0.0), job_id
+        return yielding, level, patient, rank + shift[job.account], job_id
 
     return order
 
 
-def shifts(view: View, now: Instant) -> dict[str, float]:
-    """What to add to the rank of each account's jobs at this moment: its fair share."""
-    weight = view.rules.policy.weights.fair_share
-    accounts = {bucket.account for bucket in view.buckets}
-    if len(accounts) == 1:
-        return dict.fromkeys(accounts, 0.0)  # alike for all
-    return {account: -weight * view.ledger.factor(account, now.wall) for account in accounts}
+class Shifts:
+    """What to add to the rank of each account's jobs at this moment: its fair share. Worked out when it is asked for."""
+
+    def __init__(self, view: View, now: Instant) -> None:
+        self._view, self._now = view, now
+        self._weight = view.rules.policy.weights.fair_share
+        self._known: dict[str, float] = {}
+
+    def __getitem__(self, account: str) -> float:
+        shift = self._known.get(account)
+        if shift is None:
+            shift = self._known[account] = -self._weight * self._view.ledger.factor(account, self._now.wall)
+        return shift
+
+    def renew(self, account: str) -> None:
+        """The account has used more: its factor is worked out anew. Those of the others have hardly risen."""
+        self._known.pop(account, None)

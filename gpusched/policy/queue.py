@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush
 
 from gpusched.model.job import Job
 from gpusched.policy.reserve import competes_for
+from gpusched.policy.priority import Shifts
 from gpusched.policy.view import Bucket, Rank, View
 
 Order = tuple[bool, int, bool, Rank, int]
@@ -14,10 +15,11 @@ Order = tuple[bool, int, bool, Rank, int]
 class Queue:
     """The buckets in the scheduling order of their first jobs. A bucket whose job was served is pushed again.
 
-    shift: what the policy adds to the rank of all jobs of one account (their fair share changes while they wait).
+    shift: what the policy adds to the rank of all jobs of one account (their fair share changes while they wait, and
+    with every start, so that a burst of one account does not take everything at once).
     """
 
-    def __init__(self, view: View, shift: dict[str, float] | None = None) -> None:
+    def __init__(self, view: View, shift: Shifts | None = None) -> None:
         self._view = view
         self._shift = shift
         self._heap = [(self._key(bucket), bucket) for bucket in view.buckets]
@@ -25,13 +27,19 @@ class Queue:
 
     def pop(self) -> tuple[Bucket, Job] | None:
         while self._heap:
-            bucket = heappop(self._heap)[1]
-            if bucket in self._view.buckets:
-                return bucket, self._view.head(bucket)
+            before, bucket = heappop(self._heap)
+            if bucket not in self._view.buckets:
+                continue
+            if self._shift is not None and (present := self._key(bucket)) > before:
+                heappush(self._heap, (present, bucket))  # its account has had a start meanwhile
+                continue
+            return bucket, self._view.head(bucket)
         return None
 
     def push_next(self, bucket: Bucket) -> None:
         """The bucket's first job has been served: its next one takes part."""
+        if self._shift is not None:
+            self._shift.renew(bucket.account)
         if bucket in self._view.buckets:
             heappush(self._heap, (self._key(bucket), bucket))
 
