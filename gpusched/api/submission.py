@@ -70,6 +70,7 @@ class Submission(BaseModel):
     shared: bool = False
     gpu_type: Name | None = None
     partition: Name | None = None
+    reservation: Name | None = None
     qos: Name | None = None
     account: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     time_limit: Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)] | None = None
@@ -112,27 +113,26 @@ class Update(BaseModel):
     gpu_mem_mib: Annotated[int, Field(ge=0, le=2**40)] = 0
     gpu_type: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     partition: Name = "-"
+    reservation: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
     dependency: Dependency = ""
     requeue: bool = True
 
 
-_HELP: dict[type[BaseModel], str] = {Submission: "gpusched submit --help", Update: "gpusched update --help"}
-
-
 def read_submission(body: Any) -> Submission:
     """Raises UsageError that names the field and what is wrong with it."""
-    return _read(Submission, body)
+    return read(Submission, body, "gpusched submit --help")
 
 
 def read_update(body: Any) -> dict[str, Any]:
     """The fields that are to change, and nothing else. Raises UsageError."""
-    changes = _read(Update, body).model_dump(exclude_unset=True)
+    changes = read(Update, body, "gpusched update --help").model_dump(exclude_unset=True)
     if "gpu_counts" in changes:
         changes["gpu_counts"] = tuple(changes["gpu_counts"])
     return changes
 
 
-def _read(shape: type[Body], body: Any) -> Body:
+def read(shape: type[Body], body: Any, see: str) -> Body:
+    """A body of this shape. Raises UsageError that names the field, with `see` as the command that helps."""
     try:
         return shape.model_validate(body)
     except ValidationError as error:
@@ -142,7 +142,7 @@ def _read(shape: type[Body], body: Any) -> Body:
             names = ", ".join(sorted(shape.model_fields))
             raise UsageError(f"unknown field {where!r}", f"known: {names}") from None
         said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {said}", f"see: {_HELP[shape]}; for programs: docs/api.md") from None
+        raise UsageError(f"{where}: {said}", f"see: {see}; for programs: docs/api.md") from None
 
 
 def _refuse_one_directory_for_all(pattern: str) -> None:
@@ -177,7 +177,7 @@ def to_spec(body: Submission, rules: Rules) -> tuple[JobSpec, dict[str, str]]:
     count = elastic_count(body.gpus, body.gpus_max, body.gpu_counts)
     request = Request(
         count.least, body.gpu_mem_mib, body.shared, body.gpu_type, body.partition or rules.default_partition,
-        gpus_max=count.most, gpu_counts=count.only,
+        gpus_max=count.most, gpu_counts=count.only, reservation=body.reservation or "",
     )
     source = body.source
     spec = JobSpec(

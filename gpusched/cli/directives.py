@@ -25,8 +25,9 @@ _LINE = re.compile(r"#\s*(GPUSCHED|SBATCH)(?:\s+(.*))?$")
 # Slurm's options that mean the same here, by their long name; those with an entry in _SHORT also by their letter.
 _SHARED = {
     "nice",
-    "job-name", "gpus", "gres", "qos", "partition", "account", "time", "begin", "dependency", "array", "export",
-    "chdir", "output", "error", "requeue", "no-requeue", "signal", "hold", "wait", "comment", "parsable", "quiet",
+    "job-name", "gpus", "gres", "qos", "partition", "reservation", "account", "time", "begin", "dependency", "array",
+    "export", "chdir", "output", "error", "requeue", "no-requeue", "signal", "hold", "wait", "comment", "parsable",
+    "quiet",
 }  # fmt: skip
 _RENAMED = {"gpus-per-node": "gpus", "workdir": "chdir"}
 _SHORT = {

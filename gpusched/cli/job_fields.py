@@ -12,6 +12,7 @@ _PLAIN = (
     "qos", "partition", "account", "gpu_mem_mib", "shared", "gpu_type", "devices", "attempt", "restarts", "exit_code",
     "exit_signal", "exit_text", "exit_status", "cwd", "output", "error_output", "job_dir", "checkpoint_dir", "saved",
     "watching", "dependency", "comment", "cron", "stopping", "pid", "gpus_max", "gpu_counts", "resizes", "speeds",
+    "reservation",
     "preemptions", "nice",
 )  # fmt: skip
 _MOMENTS = ("submitted_at", "eligible_at", "begin_at", "started_at", "ended_at", "next_run_at")

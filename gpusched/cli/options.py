@@ -132,6 +132,8 @@ def submit_params() -> list[click.Option]:
         option("--gpu-type", type=_text("GPU type", 128), metavar="GLOB", help="Only GPUs with such a name."),
         option("-q", "--qos", type=_text("QoS", 128), help="Level of service, such as low, normal or high."),
         option("-p", "--partition", type=_text("partition", 128), help="Set of devices to run on."),
+        option("--reservation", type=_text("reservation", 128), metavar="NAME",
+               help="Only on the devices of this reservation, while it is active (gpusched admin reservations)."),
         option("-A", "--account", type=_text("account", 128), help="Account or project."),
         option("-t", "--time", "time_limit", type=Grammar("time", parse_limit), metavar="TIME",
                help="Time limit of each attempt: 90 (minutes), 2:00:00, 1-12:00:00, 45m, 1d12h; 0: none."),

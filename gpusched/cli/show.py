@@ -62,6 +62,7 @@ def _asked(job: Json) -> list[tuple[str, str]]:
         ("asks for", _request(job)),
         ("QoS", text.escape(job.get("qos") or "")),
         ("partition", text.escape(job.get("partition") or "")),
+        ("reservation", text.escape(job.get("reservation") or "")),
         ("account", text.escape(job.get("account") or "")),
         ("time limit", text.duration(job["time_limit"]) if job.get("time_limit") else ""),
         ("expected", text.duration(job["expected"]) if job.get("expected") else ""),

@@ -22,7 +22,7 @@ from gpusched.model.errors import UsageError
 _BASIC = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
 _PLAIN = (
     "name", "gpu_mem", "shared", "qos", "partition", "account", "cron", "array", "output", "error", "requeue",
-    "nice", "max_requeues", "grace", "hold", "comment",
+    "nice", "max_requeues", "grace", "hold", "comment", "reservation",
 )  # fmt: skip
 _LAST = re.compile(r"@(?:~\d+)?(?:_\d+)?")
 

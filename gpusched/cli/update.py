@@ -33,6 +33,7 @@ def _size(text: str) -> int:
 @click.option("--gpu-mem", type=Grammar("size", _size), metavar="SIZE", help="Memory of each GPU; 0 removes it.")
 @click.option("--gpu-type", metavar="GLOB", help="Only GPUs with such a name; an empty text removes it.")
 @click.option("-p", "--partition", help="Set of devices to run on.")
+@click.option("--reservation", metavar="NAME", help="Only on devices of this reservation; an empty text removes it.")
 @click.option("-d", "--dependency", "depends", metavar="LIST", help="Dependency; an empty text removes it.")
 @click.option("--requeue/--no-requeue", default=None, help="Whether it may run again.")
 @click.option("--comment", help="A note.")
@@ -51,7 +52,7 @@ def update(words: tuple[str, ...], **options: Any) -> None:
 
 def _changes(client: Client, options: dict[str, Any]) -> dict[str, Any]:
     """The fields of docs/api.md that were given."""
-    same = ("name", "qos", "expected", "nice", "time_limit", "partition", "requeue", "comment")
+    same = ("name", "qos", "expected", "nice", "time_limit", "partition", "reservation", "requeue", "comment")
     changes = {name: options[name] for name in same if options[name] is not None}
     if options["gpus"] is not None:
         count, kind = options["gpus"]

@@ -80,6 +80,7 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "position": lambda s: s.position,
     "qos": lambda s: s.job.spec.qos,
     "partition": lambda s: s.job.spec.request.partition,
+    "reservation": lambda s: s.job.spec.request.reservation or None,
     "account": lambda s: s.job.spec.account,
     "gpus": lambda s: s.job.spec.request.gpus,
     "gpus_max": lambda s: s.job.spec.request.gpus_max,

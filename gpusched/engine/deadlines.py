@@ -51,6 +51,7 @@ def next_deadline(turn: Turn) -> float | None:
 
 
 def next_begin(turn: Turn) -> float | None:
-    """The earliest begin time on the wall clock."""
+    """The earliest begin time of a job, or begin or end of a reservation, on the wall clock."""
     begins = (turn.state.jobs[job_id].spec.begin for job_id in turn.state.waiting_for_time)
-    return min((begin for begin in begins if begin is not None), default=None)
+    boundaries = (r.end if r.begun else r.start for r in turn.view.reservations.values())
+    return min((*(begin for begin in begins if begin is not None), *boundaries), default=None)

@@ -18,6 +18,7 @@ from gpusched.engine.deadlines import next_begin, next_deadline, run_out
 from gpusched.engine.dependencies import Met, evaluate, follow, look_again, names, settle
 from gpusched.engine.devices import on_sampled
 from gpusched.engine.requests import JobRequest, on_request
+from gpusched.engine.reservations import on_reserve, on_time, on_unreserve
 from gpusched.engine.schedule import schedule
 from gpusched.engine.submit import check, on_cron, on_submitted, submitted_hold
 from gpusched.engine.turn import State, Turn, describe_devices, eligible
@@ -34,9 +35,11 @@ from gpusched.model.events import (
     DevicesSampled,
     Event,
     JobSubmitted,
+    ReservationRequested,
     ScriptChanged,
     ServiceStarted,
     ServiceStopping,
+    UnreserveRequested,
     Woke,
 )
 from gpusched.model.job import Job, Owner, Share
@@ -66,6 +69,8 @@ class Engine:
     def restore(self, snapshot: Snapshot, now: Instant) -> None:
         """Take in what the store has kept. What became of the attempts meanwhile, the shell tells as events."""
         self.state.next_job_id = snapshot.next_job_id
+        for reservation in snapshot.reservations:
+            self.view.put_reservation(reservation)
         turn = Turn(self.state, now)
         for job in snapshot.jobs:
             turn.add_job(job)
@@ -91,6 +96,7 @@ class Engine:
         """Handle a batch of events. A request that is refused gets its error as reply and changes nothing."""
         turn = Turn(self.state, now)
         replies = [self._reply(turn, event) for event in events]
+        on_time(turn)
         schedule(turn)
         settle(turn)
         step = Step(turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn))
@@ -121,7 +127,7 @@ class Engine:
         if met is Met.NEVER and spec.cancel_on_bad_dependency:
             return f"{many}would be cancelled: its dependency {spec.dependency} can never be met"
         job = replace(job, dependency_met=met is Met.YES, dependency_failed=met is Met.NEVER)
-        self.view.put_job(job, eligible(job, now, self.state.rules))
+        self.view.put_job(job, eligible(self.view, job, now))
         try:
             return many + self._forecast(job, now)
         finally:
@@ -175,6 +181,10 @@ class Engine:
                 run_out(turn)
             case CronFired():
                 on_cron(turn, event)
+            case ReservationRequested():
+                return on_reserve(turn, event)
+            case UnreserveRequested():
+                return on_unreserve(turn, event)
             case ServiceStarted():
                 self._ask_again(turn)
             case ServiceStopping():

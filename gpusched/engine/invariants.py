@@ -70,7 +70,7 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
     queued = [job_id for waiting in view.buckets.values() for _, job_id in waiting.entries]
     assert len(queued) == len(set(queued)), "a job waits in two places"
     waiting = set(queued) | view.claimants
-    expected = {j.id for j in engine.state.jobs.values() if eligible(j, now, engine.state.rules)}
+    expected = {j.id for j in engine.state.jobs.values() if eligible(engine.view, j, now)}
     overdue = {i for i in expected - waiting if i in engine.state.waiting_for_time}
     assert waiting == expected - overdue, f"waiting: {waiting}, but should be {expected}"
     for bucket, line in view.buckets.items():

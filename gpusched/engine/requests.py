@@ -21,6 +21,7 @@ from gpusched.engine.dependencies import (
     unfollow,
 )
 from gpusched.engine.limits import check_changed, check_new
+from gpusched.engine.reservations import check_reservation
 from gpusched.engine.submit import check_nice, check_request, check_time
 from gpusched.engine.turn import Turn
 from gpusched.model.actions import Ask, Asked
@@ -206,7 +207,7 @@ def _said(name: str, value: Any) -> str:
     match name, value:
         case "begin", _:  # a wall clock time; only those who show it know the time zone
             return "another begin time" if value else "no begin time"
-        case ("time_limit" | "expected" | "gpu_mem_mib" | "gpu_type" | "dependency"), (0 | ""):
+        case ("time_limit" | "expected" | "gpu_mem_mib" | "gpu_type" | "dependency" | "reservation"), (0 | ""):
             return f"no {name}"
         case "time_limit" | "expected", _:
             return f"{name} = {format_duration(value)}"
@@ -263,7 +264,7 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
 
 _FIELDS = (
     "name", "qos", "comment", "time_limit", "expected", "nice", "begin", "gpus", "gpus_max", "gpu_counts",
-    "gpu_mem_mib", "gpu_type", "partition", "dependency", "requeue",
+    "gpu_mem_mib", "gpu_type", "partition", "reservation", "dependency", "requeue",
 )
 _COUNT = {"gpus", "gpus_max", "gpu_counts"}
 
@@ -279,7 +280,7 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 spec = replace(spec, **{name: value or None})  # type: ignore[arg-type]
             case "gpus" | "gpus_max" | "gpu_counts":
                 pass  # these go together
-            case "gpu_mem_mib" | "gpu_type" | "partition":
+            case "gpu_mem_mib" | "gpu_type" | "partition" | "reservation":
                 empty = name in ("gpu_mem_mib", "gpu_type") and not value
                 request = replace(request, **{name: None if empty else value})  # type: ignore[arg-type]
             case "dependency":
@@ -292,6 +293,7 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
     request = _with_count(request, asked)
     if request != job.spec.request:
         turn.rules.partition(request.partition)  # that of a job that waits may not exist any more
+        check_reservation(turn.view, replace(job, spec=replace(spec, request=request)))
         check_request(turn.view, request)
     if "time_limit" in asked or "partition" in asked:
         partition = turn.rules.partition(request.partition)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gpusched.engine.dependencies import Memo, Met, check_known, evaluate, follow, look_again
 from gpusched.engine.limits import check_new, usual_time
+from gpusched.engine.reservations import check_reservation
 from gpusched.engine.turn import State, Turn
 from gpusched.model.array import parse_array
 from gpusched.model.changes import Submitted
@@ -28,8 +29,9 @@ def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElemen
     partition = rules.partition(spec.request.partition)
     limit = partition.time_limit(spec.time_limit)
     check_time(partition, limit)
-    check_request(state.view, spec.request)
     probe = Job(0, Owner(event.caller.uid, event.caller.gid, event.caller.user), spec, JobState.PENDING, 0.0)
+    check_reservation(state.view, probe)
+    check_request(state.view, spec.request)
     limit = usual_time(rules, probe) if limit is None else limit
     check_nice(spec.nice, event.caller)
     if spec.dependency is not None:

@@ -17,6 +17,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
+from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
 from gpusched.model.state import LEGAL_MOVES, JobState
 from gpusched.policy.view import View
@@ -89,6 +90,7 @@ class Turn:
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._environments: dict[str, Environment] = {}
         self._story: list[StoryLine] = []
+        self._reservations: dict[str, Reservation] = {}
         self._first_id = state.next_job_id
         self.ended: list[Job] = []  # jobs that became final in this turn and whose dependents are to be told
         self.names_left: set[Name] = set()  # names that have one unfinished job fewer, likewise
@@ -110,7 +112,7 @@ class Turn:
         index_job(self.state, job)
         if job.spec.time_limit is not None and job.state.live:
             self.state.timed.add(job.id)
-        self.state.view.put_job(job, eligible(job, self.now, self.rules))
+        self.state.view.put_job(job, eligible(self.view, job, self.now))
 
     def forget_job(self, job: Job) -> None:
         """Let go of an ended job; the store keeps it."""
@@ -138,7 +140,7 @@ class Turn:
                 self.state.ended.discard(new.id)
         if old is not None:
             self._track_name(old, new)
-        ready = eligible(new, self.now, self.rules)
+        ready = eligible(self.view, new, self.now)
         if ready and new.eligible_at is None:
             new = evolve(new, eligible_at=self.now.wall)
         if new.earmark and not ready:
@@ -174,6 +176,12 @@ class Turn:
             self.state.view.put_device(device)
             self.dirty = True
 
+    def put_reservation(self, reservation: Reservation) -> None:
+        """Take in a new or changed reservation; one that is over is kept by the store only."""
+        self.state.view.put_reservation(reservation)
+        self._reservations[reservation.name] = reservation
+        self.dirty = True
+
     def put_environment(self, digest: str, environment: Environment) -> None:
         if digest:
             self._environments[digest] = environment
@@ -197,6 +205,7 @@ class Turn:
             attempts=tuple(self._attempts.values()),
             environments=tuple(self._environments.items()),
             story=tuple(self._story),
+            reservations=tuple(self._reservations.values()),
             next_job_id=self.state.next_job_id if moved else None,
             usage=self.view.ledger.changed(),
         )
@@ -222,7 +231,7 @@ class Turn:
             self.state.waiting_for_time.discard(job.id)
 
 
-def eligible(job: Job, now: Instant, rules: Rules) -> bool:
+def eligible(view: View, job: Job, now: Instant) -> bool:
     """The job waits for nothing but devices (and its array's limit)."""
     return (
         job.state is JobState.PENDING
@@ -231,7 +240,8 @@ def eligible(job: Job, now: Instant, rules: Rules) -> bool:
         and job.dependency_met
         and not job.dependency_failed
         and (job.spec.begin is None or job.spec.begin <= now.wall)
-        and _partition_allows(rules, job)
+        and _partition_allows(view.rules, job)
+        and _reservation_open(view, job, now)
     )
 
 
@@ -266,6 +276,11 @@ def _partition_allows(rules: Rules, job: Job) -> bool:
     if partition is None:
         return False
     return partition.max_time is None or (limit is not None and limit <= partition.max_time)
+
+
+def _reservation_open(view: View, job: Job, now: Instant) -> bool:
+    name = job.spec.request.reservation
+    return not name or (name in view.reservations and view.reservations[name].active(now.wall))
 
 
 def describe_devices(state: State, shares: tuple[Share, ...]) -> str:

@@ -8,7 +8,7 @@ limit of fit-first keeps the head from starving.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from gpusched.model.clock import Instant
@@ -19,8 +19,8 @@ from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
-from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past
-from gpusched.policy.reserve import closed
+from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past, less_shut
+from gpusched.policy.reserve import closed, competes_for, openings
 from gpusched.policy.view import Bucket, Lifted, View
 
 
@@ -45,7 +45,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     looked_at = 0
     while (head := queue.pop()) is not None and looked_at <= view.rules.policy.backfill_depth:
         bucket, job = head
-        kind = view.kind(bucket.request)
+        kind = competes_for(view, bucket.request)
         mine = [k for k in kept if k.kind is kind or not k.kind.isdisjoint(kind)]
         if mine and failed.covers(bucket):
             continue
@@ -58,13 +58,21 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
             if not anything_to_give(view):
                 return
             queue.push_next(bucket)
-        elif not mine:
+            continue
+        shut = closed(view, job, now)
+        if not mine:
             if possible(view, bucket.request):
                 kept.append(reserve(view, now, job))
-        elif fit(view, job, closed(view, job, now)) is None:
-            failed.add(bucket)
-        else:
+                mine = kept[-1:]
+        elif fit(view, job, shut) is not None:
             looked_at += yield from _shorter_ones(view, now, bucket, mine, looked_at)
+        elif not shut:
+            failed.add(bucket)
+        for other, _ in less_shut(view, bucket, now, shut):
+            looked_at += 1
+            decision = _decide(view, now, other, mine)
+            if decision is not None:
+                yield decision
 
 
 def _decide(view: View, now: Instant, job: Job, kept: list[Kept]) -> Decision | None:
@@ -125,6 +133,8 @@ def _shorter_ones(
             continue
         shares = fit(view, job, closed(view, job, now))
         if shares is None:
+            if view.reservations:
+                continue  # a shorter one may be allowed where this one is not
             break  # the place is taken: nobody of this bucket fits any more
         yield Start(job.id, shares)
     return looked_at - before
@@ -132,17 +142,17 @@ def _shorter_ones(
 
 def reserve(view: View, now: Instant, job: Job) -> Kept:
     """When and where `job` could start first, if running jobs end as expected and nobody new gets in its way."""
-    request, kind = job.spec.request, view.kind(job.spec.request)
+    request, kind = job.spec.request, competes_for(view, job.spec.request)
     if not request.gpus:
         return Kept(job, kind, None, frozenset())
-    shut = closed(view, job, now)
     lifted: Lifted = []
     try:
         for attempt in view.departing(job):
             view.lift(attempt, lifted)
-        for end, attempt in ends(view, now, kind):
-            view.lift(attempt, lifted)
-            shares = None if _too_few(view, job) else fit(view, job, shut)
+        for end, leaving in ends(view, now, view.kind(request), openings(view, job, now)):
+            if leaving is not None:
+                view.lift(leaving, lifted)
+            shares = None if _too_few(view, job) else fit(view, job, closed(view, job, now.later(end - now.boot)))
             if shares is not None:
                 return Kept(job, kind, end, frozenset(share.uuid for share in shares))
     finally:
@@ -155,14 +165,19 @@ def _too_few(view: View, job: Job) -> bool:
     return not request.shared and view.pool(request).open < request.gpus
 
 
-def ends(view: View, now: Instant, kind: frozenset[str]) -> list[tuple[float, Attempt]]:
-    """The running attempts on devices of this kind by when (boot clock) they are expected to end, if that is known."""
-    found = []
+def ends(
+    view: View, now: Instant, kind: frozenset[str], others: Iterable[float] = ()
+) -> list[tuple[float, Attempt | None]]:
+    """The running attempts on devices of this kind by when (boot clock) they are expected to end, if that is known.
+
+    others: moments at which something else ends (the windows of reservations); they come without an attempt.
+    """
+    found: list[tuple[float, int, Attempt | None]] = [(moment, 0, None) for moment in others]
     for job_id, attempt in view.live.items():
         if job_id in view.stopping or not any(share.uuid in kind for share in attempt.devices):
             continue
         seconds = remaining(view, view.jobs[job_id], now)
         if seconds is not None:
             found.append((now.boot + seconds, job_id, attempt))
-    found.sort()
+    found.sort(key=lambda entry: entry[:2])
     return [(end, attempt) for end, _, attempt in found]

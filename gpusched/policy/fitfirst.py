@@ -15,8 +15,8 @@ from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
-from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past
-from gpusched.policy.reserve import closed
+from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past, less_shut
+from gpusched.policy.reserve import closed, competes_for, taken
 from gpusched.policy.view import View
 
 
@@ -31,7 +31,8 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
         if view.array_full(job) or limited(view, job) is not None:
             continue
         if not failed.covers(bucket):
-            shut = closed(view, job, now) | kept
+            reserved = closed(view, job, now)
+            shut = reserved | kept
             shares = fit(view, job, shut)
             if shares is not None:
                 yield Start(job.id, shares, goes_past(view, first_waiting, tuple([s.uuid for s in shares])))
@@ -44,8 +45,14 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
                 yield Preempt(job.id, plan, goes_past(view, first_waiting, plan.devices))
                 queue.push_next(bucket)
                 continue
-            failed.add(bucket)
-        if first_waiting is None and bucket.request.gpus and possible(view, bucket.request):
+            if not reserved:
+                failed.add(bucket)
+            for other, its in less_shut(view, bucket, now, reserved):
+                shares = fit(view, other, its | kept)
+                if shares is not None:
+                    yield Start(other.id, shares, goes_past(view, first_waiting, tuple([s.uuid for s in shares])))
+        wanted = bucket.request
+        if first_waiting is None and wanted.gpus and possible(view, wanted, taken(view, wanted)):
             first_waiting = job
             if job.bypassed >= view.rules.bypass_limit:
-                kept = view.kind(bucket.request)
+                kept = competes_for(view, wanted)

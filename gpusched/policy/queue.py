@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
+from gpusched.model.clock import Instant
 from gpusched.model.job import Job
-from gpusched.policy.reserve import competes_for
+from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.priority import Shifts
 from gpusched.policy.view import Bucket, Rank, View
 
@@ -87,6 +90,17 @@ class Failed:
         request = bucket.request
         of_kind = request.gpu_type, request.partition, request.reservation
         return bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
+
+
+def less_shut(view: View, bucket: Bucket, now: Instant, shut: frozenset[str]) -> Iterator[tuple[Job, frozenset[str]]]:
+    """Jobs of a bucket that reservations keep from fewer devices than its first job, which they keep from `shut`
+    (shorter ones, for instance), each with what they keep it from. The caller may start them on the way."""
+    if not shut or bucket not in view.buckets:
+        return
+    for job in list(islice(view.queued(bucket), view.rules.policy.backfill_depth)):
+        its = closed(view, job, now)
+        if not shut <= its:
+            yield job, its
 
 
 def anything_to_give(view: View) -> bool:

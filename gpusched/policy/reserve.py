@@ -57,8 +57,11 @@ def taken(view: Sees, request: Request) -> frozenset[str]:
 
 def competes_for(view: Sees, request: Request) -> frozenset[str]:
     """What a request competes for now: the devices of its kind, without those that are reserved for others."""
-    kind, others = view.kind(request), taken(view, request)
-    return kind if not others or kind.isdisjoint(others) else kind - others
+    kind = view.kind(request)
+    if not view.reservations:
+        return kind
+    others = taken(view, request)
+    return kind if kind.isdisjoint(others) else kind - others
 
 
 def openings(view: Sees, job: Job, now: Instant) -> list[float]:
