@@ -123,7 +123,7 @@ def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[bool, in
 
 
 class Shifts:
-    """What to add to the rank of each account's jobs at this moment: its fair share. Worked out when it is asked for."""
+    """What to add to the rank of each account's jobs at this moment: its fair share, worked out when asked for."""
 
     def __init__(self, view: View, now: Instant) -> None:
         self._view, self._now = view, now
