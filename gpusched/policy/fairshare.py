@@ -140,7 +140,8 @@ class Ledger:
             return ()
         names, self._changed = sorted(self._changed), set()
         rows = tuple(self._row(account) for account in names)
-        if any([self._forget(account) for account in names]):
+        forgotten = [account for account in names if self._forget(account)]
+        if forgotten:
             self._count_shares()
         return rows
 
