@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +24,8 @@ from gpusched.model.state import LIVE, JobState, StopKind
 from gpusched.policy.fairshare import Ledger
 from gpusched.policy.pool import Member, Pool
 from gpusched.policy.predict import Durations
+from gpusched.policy.rights import over_quota
+from gpusched.policy.usage import Usage
 
 _REMEMBERED = 20_000  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
@@ -39,7 +41,7 @@ class Slot:
     device: Device
     holders: dict[AttemptKey, int | None] = field(default_factory=dict)
     kept_for: int | None = None  # the preemptor that victims are leaving it to
-    guarded: bool = False  # for the length of a cycle: kept for a job ahead
+    guarded: bool = False  # while a decision is being tried out: somebody else gets it
     able: bool = False  # usable, and not in foreign use
     open: bool = False  # able, whole, free and kept for nobody: what the pools count
     partly: bool = False  # not open, but perhaps with memory for one more who shares
@@ -65,6 +67,7 @@ class Bucket(NamedTuple):
     uid: int
     request: Request
     limited_array: int  # array id if the array has a %limit, else 0
+    gid: int
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class View:
         self.overdue: set[AttemptKey] = set()  # of these, the ones that should have left long ago
         self.stopping: set[int] = set()  # live jobs that have been asked to stop
         self.elastic: set[int] = set()  # live jobs that can go on with another number of devices
+        self.fresh: set[int] = set()  # of these, the ones that start in this cycle and are not launched yet
         self.buckets: dict[Bucket, Waiting] = {}
         self.claimants: set[int] = set()  # waiting jobs with an earmark
         self.running: Counter[str] = Counter()  # live jobs that nobody has asked to stop, by QoS
@@ -100,6 +104,7 @@ class View:
         self.durations = Durations()
         self.ledger = Ledger(rules.policy.fair_share)
         self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
+        self.in_use = Usage(rules.limits)
         self._rank = rank or _first_come
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
@@ -123,6 +128,7 @@ class View:
                 if device.uuid in _kept(self.jobs[job_id]):
                     slot.kept_for = job_id
         slot.device = device
+        self.in_use.put_device(device)
         able = device.usable and device.foreign_mib <= self.rules.foreign_floor_mib
         if able is not slot.able:
             slot.able = able
@@ -150,6 +156,7 @@ class View:
                 self._keep(job, job.id)
             else:
                 self._queue(job)
+        self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
 
     def drop_job(self, job_id: int) -> None:
         """Forget a job that has ended, or that was put in for a forecast only."""
@@ -159,6 +166,7 @@ class View:
         self._unqueue(job)
         self._know(job, None)
         del self.jobs[job_id]
+        self.in_use.drop(job_id)
         if job.array is not None and not self._array_live[job.array.array_id]:
             del self._array_live[job.array.array_id], self._array_claims[job.array.array_id]
 
@@ -175,6 +183,8 @@ class View:
         else:
             self.leaving.pop(attempt.key, None)
             self.overdue.discard(attempt.key)
+        if (job := self.jobs.get(attempt.job_id)) is not None:
+            self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
         if old is not None:
             if old.held == attempt.held:
                 return
@@ -216,13 +226,20 @@ class View:
         level = self.rules.qos.get(job.spec.qos)
         return level.priority if level else 0
 
-    def order(self, job: Job) -> tuple[bool, int, bool, Rank, int]:
-        """Scheduling order: jobs that yielded last; then the level; then jobs past the policy's patience; then the
-        policy's rank; then first come, first served (the id)."""
+    def order(self, job: Job) -> tuple[int, int, bool, Rank, int]:
+        """Scheduling order: jobs over a quota and jobs that yielded last; then the level; then jobs past the policy's
+        patience; then the policy's rank; then first come, first served (the id)."""
         place = self._place_of.get(job.id)
         if place is not None:
-            return (job.yielding, -self.priority(job), not place[0].overdue, place[1], job.id)
-        return (job.yielding, -self.priority(job), True, self._rank(self, job), job.id)
+            return (self.standing(job), -self.priority(job), not place[0].overdue, place[1], job.id)
+        return (self.standing(job), -self.priority(job), True, self._rank(self, job), job.id)
+
+    def standing(self, job: Job) -> int:
+        """What orders before the level: 0, 1 for jobs that yielded; of those over the quota of their account first the
+        ones that run (2), then the ones that wait (4, 5)."""
+        if not self.in_use.quotas or not over_quota(self, job):
+            return int(job.yielding)
+        return 2 if job.id in self.live else 4 + job.yielding
 
     def bucket(self, job: Job) -> Bucket:
         place = self._place_of.get(job.id)
@@ -325,19 +342,16 @@ class View:
         finally:
             self.put_back(lifted)
 
-    @contextmanager
-    def guarding(self, uuids: Collection[str]) -> Iterator[None]:
-        """See these devices as not open: they are being kept for a job ahead."""
-        guarded = [slot for uuid in uuids if (slot := self.slots.get(uuid)) is not None and not slot.guarded]
-        try:
-            for slot in guarded:
-                slot.guarded = True
-                self._refresh(slot)
-            yield
-        finally:
-            for slot in guarded:
-                slot.guarded = False
-                self._refresh(slot)
+    def guard(self, uuids: Iterable[str]) -> None:
+        """See these devices as not open, until `unguard`: a decision about them is being tried out."""
+        for uuid in uuids:
+            self.slots[uuid].guarded = True
+            self._refresh(self.slots[uuid])
+
+    def unguard(self, uuids: Iterable[str]) -> None:
+        for uuid in uuids:
+            self.slots[uuid].guarded = False
+            self._refresh(self.slots[uuid])
 
     # ---- bookkeeping ----------------------------------------------------------------------------------------
 
@@ -398,7 +412,7 @@ class View:
         spec = job.spec
         return Bucket(
             job.yielding, job.patient, job.id in self._past_patience, spec.qos, job.account, job.owner.uid,
-            spec.request, limited,
+            spec.request, limited, job.owner.gid,
         )
 
     def _queue(self, job: Job) -> None:

@@ -1,0 +1,146 @@
+"""All devices given out anew, in order and first fit: running jobs are moved to make room for gangs (`migrate`).
+
+It is decided who would run if the machine were emptied. Whoever can stay where it is stays; only where the others
+then find no place are running jobs moved, by a stop and a start elsewhere. As Tiresias' and Muri's simulators do it,
+where moving costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpusched.model.clock import Instant
+from gpusched.model.job import Attempt, Job, Share
+from gpusched.model.policy import Placement
+from gpusched.policy.decisions import Decision, Evict, Preempt, Start
+from gpusched.policy.fit import fit
+from gpusched.policy.limits import limited
+from gpusched.policy.pool import Pool
+from gpusched.policy.preempt import Plan
+from gpusched.policy.sharing import InOrder, Standing, standings
+from gpusched.policy.view import Lifted, View
+
+Place = list[tuple[int, int]]  # (group, devices in it)
+
+
+def possible(view: View) -> bool:
+    """Groups matter, and all jobs want whole devices of one kind: only then is there anything to gain by moving."""
+    if view.rules.policy.placement is not Placement.PACK:
+        return False
+    requests = {bucket.request for bucket in view.buckets if bucket.request.gpus}
+    requests |= {view.jobs[job_id].spec.request for job_id in view.live} | {
+        view.jobs[job_id].spec.request for job_id in view.claimants
+    }
+    kinds = {view.kind(request) for request in requests if request.gpus}
+    return len(kinds) == 1 and not any(request.shared for request in requests)
+
+
+def serve(view: View, now: Instant) -> Iterator[Decision]:
+    pool = view.pool(next(bucket.request for bucket in view.buckets if bucket.request.gpus))
+    running, staying = standings(view, now)
+    places, waiting = _first_fit(view, pool, running, staying)
+    losing = [s.attempt for s in running if s.job.id not in places]
+    found = _beside(view, waiting, losing)
+    if found is not None:
+        yield from _carry_out(view, waiting, found, losing)
+        return
+    moving = [s.attempt for s in running if s.job.id in places and _groups(pool, s.attempt) != sorted(places[s.job.id])]
+    if moving or losing:
+        yield Evict((*losing, *moving), waiting[0].id)
+        return  # when they have left, this is decided again
+    for job in waiting:
+        uuids = pool.pick_in(places[job.id])
+        if uuids is not None:
+            yield Start(job.id, tuple([Share(uuid) for uuid in uuids]))
+
+
+def _first_fit(
+    view: View, pool: Pool, running: list[Standing], staying: list[Standing]
+) -> tuple[dict[int, Place], list[Job]]:
+    """Who would run where, and who of them waits, in order."""
+    free = pool.able_in_groups(lambda uuid: view.slots[uuid].able)
+    fixed = [s.attempt for s in staying] + [view.live[job_id] for job_id in view.stopping if job_id in view.live]
+    for attempt in fixed:
+        for share in attempt.devices:
+            free[pool.group_of(share.uuid)] -= 1
+    for job_id in view.claimants:
+        for uuid in view.jobs[job_id].earmark:
+            if not view.slots[uuid].holders:
+                free[pool.group_of(uuid)] -= 1
+    places: dict[int, Place] = {}
+    waiting: list[Job] = []
+    left, line = sum(free), InOrder(view, running, set())
+    while left > 0 and (found := line.next()) is not None:
+        job, standing = found
+        held_back = standing is None and (view.array_full(job) or limited(view, job) is not None)
+        place = None if held_back or job.spec.request.gpus > left else _place(free, pool, job.spec.request.gpus)
+        if place is None:
+            line.refuse()
+            continue
+        for group, number in place:
+            free[group] -= number
+            left -= number
+        places[job.id] = place
+        if standing is None:
+            waiting.append(job)
+    return places, waiting
+
+
+def _place(free: list[int], pool: Pool, count: int) -> Place | None:
+    if count <= pool.largest:
+        for group, number in enumerate(free):
+            if number >= count:
+                return [(group, count)]
+        return None
+    full, rest = divmod(count, pool.largest)
+    whole = [group for group, number in enumerate(free) if number == pool.largest][:full]
+    if len(whole) < full:
+        return None
+    place = [(group, pool.largest) for group in whole]
+    if rest:
+        group = next((g for g, number in enumerate(free) if number >= rest and g not in whole), None)
+        if group is None:
+            return None
+        place.append((group, rest))
+    return place
+
+
+def _groups(pool: Pool, attempt: Attempt) -> Place:
+    counts: dict[int, int] = {}
+    for share in attempt.devices:
+        group = pool.group_of(share.uuid)
+        counts[group] = counts.get(group, 0) + 1
+    return sorted(counts.items())
+
+
+def _beside(view: View, waiting: list[Job], losing: list[Attempt]) -> list[tuple[str, ...]] | None:
+    """Devices for all who wait, if those who lose theirs leave and nobody else moves; None if there is no way."""
+    found: list[tuple[str, ...]] = []
+    lifted: Lifted = []
+    guarded: list[str] = []
+    try:
+        for attempt in losing:
+            view.lift(attempt, lifted)
+        for job in waiting:
+            shares = fit(view, job)
+            if shares is None:
+                return None
+            found.append(tuple([share.uuid for share in shares]))
+            view.guard(found[-1])
+            guarded += found[-1]
+    finally:
+        view.unguard(guarded)
+        view.put_back(lifted)
+    return found
+
+
+def _carry_out(
+    view: View, waiting: list[Job], found: list[tuple[str, ...]], losing: list[Attempt]
+) -> Iterator[Decision]:
+    if losing and waiting:
+        yield Evict(tuple(losing), waiting[0].id)
+    for job, uuids in zip(waiting, found, strict=True):
+        if all(view.slots[uuid].open for uuid in uuids):
+            yield Start(job.id, tuple([Share(uuid) for uuid in uuids]))
+        else:
+            yield Preempt(job.id, Plan(uuids, ()))

@@ -1,0 +1,181 @@
+"""Who would run, if the devices were counted out anew to all jobs of a level in one order, running or waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from gpusched.model.clock import Instant
+from gpusched.model.job import Attempt, Job
+from gpusched.model.policy import PolicyName
+from gpusched.policy import ranks
+from gpusched.policy.allotment import Allotment
+from gpusched.policy.limits import limited
+from gpusched.policy.queue import Order, key
+from gpusched.policy.view import Bucket, Rank, View
+
+_RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
+    PolicyName.SRTF: ranks.time_left,
+    PolicyName.SRSF: ranks.service_left,
+    PolicyName.LAS: ranks.attained_service,
+    PolicyName.PREDICTED: ranks.prediction,
+}
+
+_Entry = tuple[Order, Bucket, int]  # the place of a job in its bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A running job in the order."""
+
+    order: Order
+    job: Job
+    attempt: Attempt
+
+
+@dataclass(slots=True)
+class Shares:
+    """Who is granted devices, in order, and who runs without being granted any."""
+
+    waiting: list[Job]
+    losing: list[Standing]  # in order; those who may be asked to leave
+
+
+def share_out(view: View, now: Instant) -> Shares:
+    """Go through all jobs in order and count the devices out."""
+    running, staying = standings(view, now)
+    requests = {bucket.request for bucket in view.buckets} | {s.job.spec.request for s in (*running, *staying)}
+    requests |= {view.jobs[job_id].spec.request for job_id in view.claimants}
+    allotment = Allotment(view, requests)
+    for standing in staying:
+        allotment.force(standing.job.spec.request)
+    for job_id in view.claimants:
+        allotment.force(view.jobs[job_id].spec.request)
+    granted: set[int] = set()
+    waiting: list[Job] = []
+    if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
+        deserved = _deserved(view, running)
+        if len(deserved) > 1:
+            waiting += _count_out(view, allotment, running, granted, deserved)
+            waiting += _count_out(view, allotment, running, granted, None)
+            waiting.sort(key=view.order)
+            return Shares(waiting, [s for s in running if s.job.id not in granted])
+    waiting = _count_out(view, allotment, running, granted, None)
+    return Shares(waiting, [s for s in running if s.job.id not in granted])
+
+
+def _count_out(
+    view: View, allotment: Allotment, running: list[Standing], granted: set[int], deserved: dict[str, float] | None
+) -> list[Job]:
+    """Grant devices in order to those who have none yet, and return who of them waits.
+
+    deserved: only up to what is each account's part.
+    """
+    waiting = []
+    line = InOrder(view, running, granted)
+    while not allotment.spent and (found := line.next()) is not None:
+        job, standing = found
+        if standing is None and (view.array_full(job) or limited(view, job) is not None):
+            line.refuse()
+            continue
+        need = allotment.need(job.spec.request)
+        if deserved is not None and deserved[job.account] < need - 1e-9:
+            line.refuse()
+        elif allotment.grant(job.spec.request):
+            granted.add(job.id)
+            if deserved is not None:
+                deserved[job.account] -= need
+            if standing is None:
+                waiting.append(job)
+        else:
+            line.refuse()
+    return waiting
+
+
+class InOrder:
+    """Running and waiting jobs one by one in their order, without those who have been passed already."""
+
+    def __init__(self, view: View, running: list[Standing], passed: set[int]) -> None:
+        self._view = view
+        self._passed = set(passed)
+        self._running = running
+        self._place = 0
+        self._last: tuple[Bucket, int] | None = None
+        self._heap: list[_Entry] = []
+        for bucket in view.buckets:
+            if bucket.request.gpus:
+                self._push(bucket, 0, list.append)
+        heapify(self._heap)
+
+    def next(self) -> tuple[Job, Standing | None] | None:
+        """The next job, with its standing if it runs; None at the end."""
+        if self._last is not None:
+            bucket, place = self._last
+            self._push(bucket, place + 1, heappush)
+            self._last = None
+        while self._place < len(self._running):
+            standing = self._running[self._place]
+            if self._heap and self._heap[0][0] < standing.order:
+                break
+            self._place += 1
+            if standing.job.id not in self._passed:
+                return standing.job, standing
+        if not self._heap:
+            return None
+        _, bucket, place = heappop(self._heap)
+        self._last = (bucket, place)
+        return self._view.jobs[self._view.buckets[bucket].entries[place][1]], None
+
+    def refuse(self) -> None:
+        """What the last one asks for is not there, and there will not be more: nobody of its bucket is asked."""
+        self._last = None
+
+    def _push(self, bucket: Bucket, place: int, onto: Callable[[list[_Entry], _Entry], None]) -> None:
+        """Put in the first job of the bucket, from this place on, that has not been passed."""
+        entries = self._view.buckets[bucket].entries
+        while place < len(entries) and entries[place][1] in self._passed:
+            place += 1
+        if place < len(entries):
+            onto(self._heap, (key(self._view, bucket, place), bucket, place))
+
+
+def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]:
+    """The running jobs in order: those who may be asked to leave, and those who stay in any case."""
+    rank, rules = _RANKS[view.rules.policy.name], view.rules.policy
+    movable: list[Standing] = []
+    staying: list[Standing] = []
+    for job_id, attempt in view.live.items():
+        job = view.jobs[job_id]
+        if job_id in view.stopping or not job.spec.request.gpus:
+            continue
+        order = (False, -view.priority(job), True, rank(view, job, now), job_id)
+        standing = Standing(order, job, attempt)
+        young = rules.calm and (attempt.started is None or now.boot - attempt.started < rules.min_run - 1e-9)
+        (staying if young or not _comes_back(job, attempt) else movable).append(standing)
+    movable.sort(key=lambda standing: standing.order)
+    return movable, staying
+
+
+def _comes_back(job: Job, attempt: Attempt) -> bool:
+    """It has shown that it can be stopped and go on: it watches for requests, or it has saved."""
+    spec = job.spec
+    may = spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
+    return may and (attempt.watching or attempt.saved is not None or job.saved is not None)
+
+
+def _deserved(view: View, running: list[Standing]) -> dict[str, float]:
+    """Devices that are each account's part: those of all accounts with jobs, by their shares."""
+    accounts = {bucket.account for bucket in view.buckets if bucket.request.gpus}
+    accounts |= {view.jobs[job_id].account for job_id in view.live}
+    able = sum(slot.able for slot in view.slots.values())
+    shares = sum(view.ledger.weight(account) for account in accounts)
+    deserved = {account: able * view.ledger.weight(account) / shares for account in accounts}
+    movable = {standing.job.id for standing in running}
+    for job_id in (*view.live.keys(), *view.claimants):
+        job = view.jobs[job_id]
+        if job_id not in movable and job_id not in view.stopping and job.account in deserved:
+            deserved[job.account] -= job.spec.request.gpus
+    return deserved
+
+
