@@ -19,7 +19,8 @@ PEOPLE = {
     "root": Caller(0, 0, "root", admin=True),
 }
 SPEC_FIELDS = (
-    "name", "qos", "account", "nice", "expected", "time_limit", "warn", "begin", "cron", "grace", "requeue", "max_requeues", "cancel_on_bad_dependency"
+    "name", "qos", "account", "nice", "expected", "time_limit", "warn", "begin", "cron", "grace", "requeue",
+    "max_requeues", "cancel_on_bad_dependency",
 )  # fmt: skip
 REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition", "gpus_max", "gpu_counts")
 

@@ -23,6 +23,9 @@ from gpusched.model.policy import DAY, PolicyName
 from gpusched.policy.view import Rank, View
 
 
+NOTICEABLE = 0.01  # part by which all usage must grow within a cycle for every account to be looked at again
+
+
 @dataclass(frozen=True, slots=True)
 class Factor:
     """One addend of the priority: the factor, and what it is worth."""
@@ -129,6 +132,7 @@ class Shifts:
         self._view, self._now = view, now
         self._weight = view.rules.policy.weights.fair_share
         self._known: dict[str, float] = {}
+        self._total = view.ledger.total(now.wall)
 
     def __getitem__(self, account: str) -> float:
         shift = self._known.get(account)
@@ -136,6 +140,13 @@ class Shifts:
             shift = self._known[account] = -self._weight * self._view.ledger.factor(account, self._now.wall)
         return shift
 
-    def renew(self, account: str) -> None:
-        """The account has used more: its factor is worked out anew. Those of the others have hardly risen."""
-        self._known.pop(account, None)
+    def renew(self, account: str) -> bool:
+        """The account has used more: its shift is worked out anew. True: those of all others too, because they have
+        risen noticeably, as they do while little has been used at all."""
+        total = self._view.ledger.total(self._now.wall)
+        if total <= self._total * (1 + NOTICEABLE):
+            self._known.pop(account, None)
+            return False
+        self._known.clear()
+        self._total = total
+        return True

@@ -41,8 +41,9 @@ class Queue:
 
     def push_next(self, bucket: Bucket) -> None:
         """The bucket's first job has been served: its next one takes part."""
-        if self._shift is not None:
-            self._shift.renew(bucket.account)
+        if self._shift is not None and self._shift.renew(bucket.account):
+            self._heap = [(self._key(waiting), waiting) for _, waiting in self._heap if waiting in self._view.buckets]
+            heapify(self._heap)
         if bucket in self._view.buckets:
             heappush(self._heap, (self._key(bucket), bucket))
 
