@@ -22,7 +22,6 @@ from gpusched.model.job import Attempt, Job, Request, Share
 from gpusched.model.policy import DAY, PolicyName
 from gpusched.policy.view import Rank, View
 
-
 NOTICEABLE = 0.01  # part by which all usage must grow within a cycle for every account to be looked at again
 
 
@@ -112,15 +111,15 @@ def rank(view: View, job: Job) -> float:
     return -static(view, job)
 
 
-def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[bool, int, bool, Rank, int]]:
+def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[int, int, bool, Rank, int]]:
     """The order of the waiting jobs at this moment, whatever the policy: View.order with the accounts' fair shares."""
     if view.rules.policy.name not in (PolicyName.BACKFILL, PolicyName.FIT_FIRST):
         return view.order
     shift = Shifts(view, now)
 
-    def order(job: Job) -> tuple[bool, int, bool, Rank, int]:
-        yielding, level, patient, rank, job_id = view.order(job)
-        return yielding, level, patient, rank + shift[job.account], job_id
+    def order(job: Job) -> tuple[int, int, bool, Rank, int]:
+        standing, level, patient, rank, job_id = view.order(job)
+        return standing, level, patient, rank + shift[job.account], job_id
 
     return order
 
