@@ -12,7 +12,7 @@ from gpusched.model.job import Job
 from gpusched.model.limits import WHOLE, Limits, Scope
 from gpusched.model.rules import Rules
 from gpusched.model.units import format_duration
-from gpusched.policy.limits import devices_text, need, raised, usage_of, used_up
+from gpusched.policy.limits import devices_text, need, raised, used_up
 from gpusched.policy.view import View
 
 
@@ -29,7 +29,7 @@ def check_new(view: View, job: Job, count: int = 1) -> None:
 
     Raises UsageError for the one, Refused for the other; both name the limit and what is used of it.
     """
-    usage = usage_of(view)
+    usage = view.in_use
     if not usage.active:
         return
     for scope, limits in usage.rules.scopes(job):
@@ -43,7 +43,7 @@ def check_changed(view: View, job: Job, changed: Job) -> None:
 
     Raises UsageError for what could then never run, Refused for what others have used up.
     """
-    usage = usage_of(view)
+    usage = view.in_use
     if not usage.active:
         return
     spec, new = job.spec, changed.spec

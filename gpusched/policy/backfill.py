@@ -40,7 +40,7 @@ class Kept:
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     if not anything_to_give(view):
         return
-    queue, failed = Queue(view, Shifts(view, now)), Failed()
+    queue, failed = Queue(view, Shifts(view, now)), Failed(view)
     kept: list[Kept] = []
     looked_at = 0
     while (head := queue.pop()) is not None and looked_at <= view.rules.policy.backfill_depth:

@@ -23,7 +23,7 @@ from gpusched.policy.view import View
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     if not anything_to_give(view):
         return
-    queue, failed = Queue(view, Shifts(view, now)), Failed()
+    queue, failed = Queue(view, Shifts(view, now)), Failed(view)
     first_waiting: Job | None = None
     kept: frozenset[str] = frozenset()
     while (head := queue.pop()) is not None:

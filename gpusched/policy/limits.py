@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gpusched.model.job import Job
 from gpusched.model.limits import WHOLE, Kind, LimitRules, Limits, Scope
 from gpusched.model.units import format_duration
-from gpusched.policy.usage import Tally, Usage
+from gpusched.policy.usage import Tally
 
 if TYPE_CHECKING:
     from gpusched.policy.view import View
@@ -42,20 +42,9 @@ class Limited:
         return self._next()
 
 
-def usage_of(view: View) -> Usage:
-    """The counters, made from the view's jobs."""
-    usage = Usage(view.rules.limits)
-    if usage.active:
-        for slot in view.slots.values():
-            usage.put_device(slot.device)
-        for job in view.jobs.values():
-            usage.put(job, view.live.get(job.id), job.id in view.claimants)
-    return usage
-
-
 def limited(view: View, job: Job) -> Limited | None:
     """The limit that forbids the job to start now, or None."""
-    usage = usage_of(view)
+    usage = view.in_use
     if not usage.active:
         return None
     tallies = usage.of(job)
@@ -81,9 +70,9 @@ def headroom(view: View, job: Job) -> int | None:
     None: no limit. What it holds itself, or is promised, is not counted against it.
     """
     most: int | None = None
-    if not usage_of(view).active:
+    if not view.in_use.active:
         return None
-    for tally in usage_of(view).of(job):
+    for tally in view.in_use.of(job):
         mine = tally.holders.get(job.id, 0)
         free = [tally.limits.max_job_devices]
         if tally.most_parts is not None:
@@ -144,7 +133,7 @@ def _devices(view: View, job: Job, tally: Tally) -> Limited:
         by, wanted = _by(view, tally, job), devices_text(need(view, job))
         return f"{tally.scope} uses {used} of at most {most} devices{by}; it needs {wanted}"
 
-    rules = usage_of(view).rules
+    rules = view.in_use.rules
     return Limited(_word("devices", tally.scope), tally.scope, text, _ends_or_raised(rules, tally, "max_devices"))
 
 
@@ -153,7 +142,7 @@ def _running(view: View, job: Job, tally: Tally, most: int) -> Limited:
         others = tally.running - (job.id in tally.holders)
         return f"{tally.scope} runs {others} of at most {most} job{'s' * (most != 1)}{_by(view, tally, job)}"
 
-    rules = usage_of(view).rules
+    rules = view.in_use.rules
     return Limited(_word("running", tally.scope), tally.scope, text, _ends_or_raised(rules, tally, "max_running"))
 
 

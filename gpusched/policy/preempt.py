@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
 from gpusched.policy.fit import fit
+from gpusched.policy.rights import guaranteed, may_reclaim, over_quota
 from gpusched.policy.view import Lifted, View
 
 
@@ -26,9 +27,10 @@ class Plan:
 def candidates(view: View, job: Job) -> list[Attempt]:
     """Attempts that may be asked to leave for `job`, in the order in which they would be taken:
 
-    1. the lowest level first,
-    2. then the youngest attempt (it has the least work to lose),
-    3. then the highest job id.
+    1. those over the quota of their account first,
+    2. then the lowest level,
+    3. then the youngest attempt (it has the least work to lose),
+    4. then the highest job id.
     """
     suitable = {slot.device.uuid for slot in view.suitable(job.spec.request) if slot.kept_for in (None, job.id)}
     found = [
@@ -36,17 +38,26 @@ def candidates(view: View, job: Job) -> list[Attempt]:
         for job_id, attempt in view.live.items()
         if may_leave(view, view.jobs[job_id], job) and any(share.uuid in suitable for share in attempt.devices)
     ]
-    found.sort(key=lambda attempt: (view.priority(view.jobs[attempt.job_id]), -attempt.created, -attempt.job_id))
+
+    def order(attempt: Attempt) -> tuple[int, int, float, int]:
+        victim = view.jobs[attempt.job_id]
+        return -view.standing(victim), view.priority(victim), -attempt.created, -attempt.job_id
+
+    found.sort(key=order)
     return found
 
 
 def may_leave(view: View, victim: Job, job: Job) -> bool:
-    """`victim` runs, is not being stopped already, and is of a level that `job`'s level may preempt.
+    """`victim` runs, is not being stopped already, and is of a level that `job`'s level may preempt; or it runs over
+    the quota of its account, and `job` is within its own.
 
-    A job whose owner gave its devices back does not take them from those who got them.
+    A job whose owner gave its devices back does not take them from those who got them, and a job over its account's
+    quota takes nobody's.
     """
     running = victim.state in (JobState.STARTING, JobState.RUNNING)
-    return running and not job.patient and view.rules.may_preempt(job.spec.qos, victim.spec.qos)
+    if not running or job.patient or over_quota(view, job):
+        return False
+    return view.rules.may_preempt(job.spec.qos, victim.spec.qos) or may_reclaim(view, victim, job)
 
 
 def plan_preemption(view: View, job: Job, closed: Container[str] = frozenset()) -> Plan | None:
@@ -57,9 +68,12 @@ def plan_preemption(view: View, job: Job, closed: Container[str] = frozenset()) 
     just promised to the job, so that the next preemptor does not count on them too.
     """
     level = view.rules.qos.get(job.spec.qos)
-    if job.spec.request.gpus == 0 or level is None or not level.preempts:
+    if job.spec.request.gpus == 0 or level is None or over_quota(view, job):
         return None
-    somebody = any(view.running[victim] for victim in level.preempts)
+    reclaims = bool(view.in_use.exceeding) and guaranteed(view, job)
+    if not (level.preempts or reclaims):
+        return None
+    somebody = reclaims or any(view.running[victim] for victim in level.preempts)
     return plan_among(view, job, candidates(view, job) if somebody else (), closed)
 
 

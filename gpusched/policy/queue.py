@@ -12,7 +12,7 @@ from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.priority import Shifts
 from gpusched.policy.view import Bucket, Rank, View
 
-Order = tuple[bool, int, bool, Rank, int]
+Order = tuple[int, int, bool, Rank, int]
 
 
 class Queue:
@@ -33,7 +33,8 @@ class Queue:
             before, bucket = heappop(self._heap)
             if bucket not in self._view.buckets:
                 continue
-            if self._shift is not None and (present := self._key(bucket)) > before:
+            may_move = self._shift is not None or self._view.in_use.quotas
+            if may_move and (present := self._key(bucket)) > before:
                 heappush(self._heap, (present, bucket))  # its account has had a start meanwhile
                 continue
             return bucket, self._view.head(bucket)
@@ -57,13 +58,15 @@ def key(view: View, bucket: Bucket, place: int, shift: float = 0.0) -> Order:
     if shift:
         rank = rank + shift
     level = view.rules.qos.get(bucket.qos)
-    return bucket.yielding, -level.priority if level else 0, not bucket.overdue, rank, job_id
+    standing = view.standing(view.jobs[job_id]) if view.in_use.quotas else int(bucket.yielding)
+    return standing, -level.priority if level else 0, not bucket.overdue, rank, job_id
 
 
 class Failed:
     """Requests that could not be met. Whoever asks for at least as much, later in the order, need not be tried."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: View) -> None:
+        self._by_account = view.in_use.quotas  # some may ask others to leave whom those of other accounts may not ask
         self._least: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # devices and MiB of each
 
     def covers(self, bucket: Bucket) -> bool:
@@ -85,12 +88,12 @@ class Failed:
     def _size(bucket: Bucket) -> tuple[int, int]:
         return bucket.request.gpus, bucket.request.gpu_mem_mib or 0
 
-    @staticmethod
-    def _alike(bucket: Bucket) -> tuple[object, ...]:
+    def _alike(self, bucket: Bucket) -> tuple[object, ...]:
         """What two requests must have in common for their sizes to be comparable."""
         request = bucket.request
+        account = bucket.account if self._by_account else None
         of_kind = request.gpu_type, request.partition, request.reservation
-        return bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
+        return account, bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
 
 
 def less_shut(view: View, bucket: Bucket, now: Instant, shut: frozenset[str]) -> Iterator[tuple[Job, frozenset[str]]]:
@@ -108,7 +111,7 @@ def anything_to_give(view: View) -> bool:
     """False: every device is taken by jobs that stay, so that no waiting job needs to be looked at."""
     if view.open_devices or view.partly_open or view.leaving or view.stopping:
         return True
-    if view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs:
+    if view.in_use.exceeding or (view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs):
         return True
     return any(view.running[victim] for level in view.rules.qos.values() for victim in level.preempts)
 

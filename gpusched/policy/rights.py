@@ -1,10 +1,10 @@
 """Quotas of accounts: who runs as of right, and who runs on what nobody else wants.
 
-Within its quota an account's jobs run as of right. Over it a job may run too, but only as preemptible: it waits behind
-all who are not over theirs, it asks nobody to leave, and a job within its own quota may ask it to (also inside one QoS
-level, never one of a higher level). Of an account's running jobs the latest started ones are over the quota. Accounts
-for which no quota is set, not even "*", are neither within nor over one: nothing changes for them. After the borrowing
-of Kueue's cluster queues.
+Within its quota an account's jobs run as of right. Over it a job may run too, but only as preemptible, as if it were
+below all QoS levels: else a right could be evaded by asking for a higher level. It waits behind all who are not over
+theirs, it asks nobody to leave, and a job of any level that is within its own quota may ask it to. Of an account's
+running jobs the latest started ones are over the quota. Accounts for which no quota is set, not even "*", are neither
+within nor over one: nothing changes for them. After the borrowing of Kueue's cluster queues.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpusched.model.job import Job
-from gpusched.policy.limits import need, usage_of
+from gpusched.policy.limits import need
 
 if TYPE_CHECKING:
     from gpusched.policy.view import View
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def over_quota(view: View, job: Job) -> bool:
     """A waiting job would be, or a running one is, beyond the quota of its account. Jobs without devices never are."""
-    usage = usage_of(view)
-    account = usage.account(job.account) if usage.active else None
+    usage = view.in_use
+    account = usage.account(job.account) if usage.quotas else None
     if account is None or not job.spec.request.gpus:
         return False
     if job.id in view.live:
@@ -31,15 +31,13 @@ def over_quota(view: View, job: Job) -> bool:
 
 def guaranteed(view: View, job: Job) -> bool:
     """The job runs, or would run, within the quota of its account."""
-    usage = usage_of(view)
-    return usage.active and usage.account(job.account) is not None and not over_quota(view, job)
+    usage = view.in_use
+    return usage.quotas and usage.account(job.account) is not None and not over_quota(view, job)
 
 
 def may_reclaim(view: View, victim: Job, job: Job) -> bool:
-    """`job` is within its quota and `victim` runs over its own, on a level that is not higher: it may be asked to go.
+    """`job` is within its quota and `victim` runs over its own: it may be asked to go, whatever their levels.
 
     Whether the victim can be asked at all (it runs, and is not leaving already) is for policy/preempt.py to say.
     """
-    if not usage_of(view).active or view.priority(victim) > view.priority(job):
-        return False
-    return over_quota(view, victim) and guaranteed(view, job)
+    return view.in_use.quotas and over_quota(view, victim) and guaranteed(view, job)

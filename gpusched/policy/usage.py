@@ -35,6 +35,7 @@ class Tally:
 class Account:
     """An account with a quota: what its jobs hold, and which of the running ones are over the quota."""
 
+    name: str
     quota: int  # in parts
     parts: int = 0
     running: dict[int, tuple[float, int, int]] = field(default_factory=dict)  # job → (created, job, parts), who stay
@@ -76,6 +77,8 @@ class Usage:
     def __init__(self, rules: LimitRules) -> None:
         self.rules = rules
         self.active = bool(rules)
+        self.quotas = bool(rules.quota)
+        self.exceeding: set[str] = set()  # accounts that hold more than their quota
         self.tallies: dict[Scope, Tally] = {}
         self.accounts: dict[str, Account] = {}
         self._families: dict[_Family, tuple[Tally, ...]] = {}  # jobs of one family have the same limits
@@ -109,7 +112,7 @@ class Usage:
                 tally.holders[job.id] = holds
                 tally.parts += holds
         if entry.account is not None and holds is not None:
-            entry.account.parts += holds
+            self._hold(entry.account, holds)
             if attempt is not None and job.stop is None:
                 entry.account.running[job.id] = (attempt.created, job.id, holds)
                 entry.account.changed()
@@ -126,7 +129,7 @@ class Usage:
             if entry.holds is not None:
                 tally.parts -= tally.holders.pop(job_id)
         if entry.account is not None and entry.holds is not None:
-            entry.account.parts -= entry.holds
+            self._hold(entry.account, -entry.holds)
             if entry.account.running.pop(job_id, None) is not None:
                 entry.account.changed()
         self._sharing.pop(job_id, None)
@@ -146,7 +149,7 @@ class Usage:
         """The account, if a quota says anything about it."""
         found = self.accounts.get(name)
         if found is None and (quota := self.rules.quota_of(name)) is not None:
-            found = self.accounts[name] = Account(parts(quota))
+            found = self.accounts[name] = Account(name, parts(quota))
         return found
 
     def held(self, job: Job) -> int:
@@ -166,6 +169,10 @@ class Usage:
             most = None if limits.max_devices is None else parts(limits.max_devices)
             found = self.tallies[scope] = Tally(scope, limits, most)
         return found
+
+    def _hold(self, account: Account, more: int) -> None:
+        account.parts += more
+        (self.exceeding.add if account.parts > account.quota else self.exceeding.discard)(account.name)
 
     def _holds(self, job: Job, attempt: Attempt | None, promised: bool) -> int | None:
         if attempt is not None:

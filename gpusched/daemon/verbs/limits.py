@@ -9,7 +9,6 @@ from gpusched.api.server import Call
 from gpusched.daemon.service import Service
 from gpusched.model.job import Caller
 from gpusched.model.limits import EVERYONE, WHOLE, Kind, LimitRules, Limits, Scope
-from gpusched.policy.limits import usage_of
 from gpusched.policy.usage import Tally, Usage
 from gpusched.policy.view import View
 
@@ -20,7 +19,7 @@ async def limits(service: Service, call: Call) -> dict[str, Any]:
 
 def rows(view: View, caller: Caller) -> list[dict[str, Any]]:
     """One row for every limit and quota: those of sections with a name, of the caller, and of whoever has jobs."""
-    usage = usage_of(view)
+    usage = view.in_use
     found: list[dict[str, Any]] = []
     for scope, each in sorted(_scopes(usage, caller).items()):
         tally = usage.tallies.get(scope) or Tally(scope, each)
