@@ -11,6 +11,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt
 from gpusched.model.state import LIVE, JobState
 from gpusched.policy.explain import reason
+from gpusched.policy.priority import charged
 
 
 def check(engine: Engine, now: Instant) -> None:
@@ -21,6 +22,7 @@ def check(engine: Engine, now: Instant) -> None:
     _gangs_are_whole(engine)
     _queues_match_jobs(engine, now)
     _indexes_match_jobs(engine)
+    _accounts_are_charged_for_what_runs(engine)
     _nobody_missed_a_dependency(engine)
     _every_waiting_job_has_a_reason(engine, now)
 
@@ -55,6 +57,14 @@ def _holders_match_attempts(engine: Engine) -> None:
     for uuid, slot in engine.view.slots.items():
         expected = {a.key: s.mem_mib for a in _holding(engine) for s in a.held if s.uuid == uuid}
         assert slot.holders == expected, f"device {uuid}: {slot.holders}, but the attempts say {expected}"
+
+
+def _accounts_are_charged_for_what_runs(engine: Engine) -> None:
+    ledger = engine.view.ledger
+    expected = {attempt.job_id: charged(attempt) for attempt in engine.view.live.values()}
+    assert ledger.running() == expected, f"charged: {ledger.running()}, but there run {expected}"
+    jobs = Counter(job.account for job in engine.state.jobs.values() if not job.state.final)
+    assert ledger.unfinished() == jobs, f"accounts with jobs: {ledger.unfinished()}, but there are {jobs}"
 
 
 def _gangs_are_whole(engine: Engine) -> None:

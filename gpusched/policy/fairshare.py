@@ -132,6 +132,14 @@ class Ledger:
         """All accounts that are known, in the order of their names."""
         return sorted(self._jobs.keys() | self._accounts.keys())
 
+    def running(self) -> dict[int, float]:
+        """The jobs that are being charged now, with the devices that they are charged for."""
+        return {job_id: running.gpus for job_id, running in self._running.items()}
+
+    def unfinished(self) -> Counter[str]:
+        """How many jobs each account has that wait or run."""
+        return self._jobs.copy()
+
     # ---- over a restart -------------------------------------------------------------------------------------
 
     def changed(self) -> tuple[AccountUsage, ...]:
