@@ -99,6 +99,7 @@ class PolicySection(Section):
     running_first: bool = _USUAL.running_first
     between_accounts: bool = _USUAL.between_accounts
     preempt_cost: Annotated[PreemptCost, BeforeValidator(_cost)] = _USUAL.cost
+    resize_interval: Seconds = Field(default=_USUAL.resize_interval, ge=0, le=365 * DAY)
     migrate: bool = _USUAL.migrate
     weights: WeightsSection = WeightsSection()
     fair_share: FairShareSection = FairShareSection()
@@ -119,5 +120,6 @@ class PolicySection(Section):
             between_accounts=self.between_accounts,
             min_run=self.min_run,
             cost=self.preempt_cost,
+            resize_interval=self.resize_interval,
             migrate=self.migrate,
         )

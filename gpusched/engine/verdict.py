@@ -11,6 +11,7 @@
 | none            | another code, or a signal        | FAILED                                                        |
 | none            | lost                             | back to the queue, if it may be requeued, else LOST (also if  |
 |                 |                                  | it is lost again and again without having saved anything new) |
+| resize          | saved, or 85, or anything else   | back to the queue, to start at once on its new devices        |
 | any             | launch failed (exec, chdir, …)   | FAILED with errno and the sentence (CANCELLED if cancelled)   |
 | any             | never started                    | back to the queue, not counted (held if it repeats)           |
 """
@@ -88,17 +89,23 @@ def _signal_name(number: int) -> str:
 def _stopped(job: Job, attempt: Attempt, stop: Stop, said: str) -> Verdict:
     how = f"{stop.phrase()}; {'saved' if attempt.saved else said}"
     asked_by_owner = stop.kind in (StopKind.YIELD, StopKind.REQUEUE)
+    if stop.kind is StopKind.RESIZE:
+        return Verdict(JobState.PENDING, how, job.restarts + 1)
     final = JobState.FAILED if stop.kind is StopKind.DEVICE_FAILED else JobState.PREEMPTED
     if stop.to_cancel or (not job.spec.requeue and not asked_by_owner):
         return Verdict(final, how, job.restarts)
     if _at_its_limit(job) and not asked_by_owner:
-        return Verdict(final, f"{how}; requeued {job.restarts} times, which is its limit", job.restarts)
+        return Verdict(final, f"{how}; {_limit_text(job)}", job.restarts)
     return Verdict(JobState.PENDING, how, job.restarts + 1, yielding=stop.kind is StopKind.YIELD)
 
 
 def _at_its_limit(job: Job) -> bool:
     """The job's own limit, which counts every restart; without one, orderly stops are not limited."""
-    return job.spec.max_requeues is not None and job.restarts >= job.spec.max_requeues
+    return job.spec.max_requeues is not None and job.counted_restarts >= job.spec.max_requeues
+
+
+def _limit_text(job: Job) -> str:
+    return f"requeued {job.counted_restarts} times, which is its limit"
 
 
 def _progressed(job: Job, attempt: Attempt) -> bool:
@@ -109,7 +116,7 @@ def _lost(job: Job, attempt: Attempt, said: str, rules: Rules) -> Verdict:
     if not job.spec.requeue:
         return Verdict(JobState.LOST, said, job.restarts)
     if _at_its_limit(job):
-        return Verdict(JobState.LOST, f"{said}; requeued {job.restarts} times, which is its limit", job.restarts)
+        return Verdict(JobState.LOST, f"{said}; {_limit_text(job)}", job.restarts)
     losses = 1 if _progressed(job, attempt) else job.losses + 1
     if job.spec.max_requeues is None and losses > rules.max_requeues:
         return Verdict(JobState.LOST, f"{said}; lost {losses} times in a row without saving", job.restarts)

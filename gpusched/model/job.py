@@ -223,6 +223,11 @@ class Job:
     def attempt_key(self) -> AttemptKey:
         return AttemptKey(self.id, self.attempt)
 
+    @property
+    def counted_restarts(self) -> int:
+        """Those that --max-requeues counts: not the ones that only changed an elastic job's number of devices."""
+        return self.restarts - self.resizes
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

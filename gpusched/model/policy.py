@@ -114,6 +114,7 @@ class PolicyRules:
     min_run: float = 600.0  # a job is not asked to leave before it has run so long
     cost: PreemptCost = field(default_factory=PreemptCost)
     calm: bool = True  # weigh gains against costs, and ask nobody to leave for a job that then would not fit
+    resize_interval: float = 300.0  # an elastic job is not moved for an equal, or to grow, before it has run so long
     migrate: bool = False  # move running jobs to other devices to make room for a gang
 
     def check(self) -> PolicyRules:
@@ -121,7 +122,7 @@ class PolicyRules:
         limits = self.las_limits
         if not limits or any(limit <= 0 for limit in limits) or list(limits) != sorted(set(limits)):
             raise UsageError("the limits of las must be ascending device-seconds above 0", "for example 3600 and 28800")
-        for name in ("tick", "min_run", "backfill_depth"):
+        for name in ("tick", "min_run", "backfill_depth", "resize_interval"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} of the policy cannot be negative", "write 0 to switch it off")
         if self.patience is not None and self.patience <= 0:

@@ -40,4 +40,22 @@ class Withdraw:
     reason: str
 
 
-Decision = Start | Preempt | Evict | Withdraw
+@dataclass(frozen=True, slots=True)
+class Widen:
+    """An elastic job that starts in this cycle gets these devices instead of its least number."""
+
+    job_id: int
+    devices: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Ask a running elastic job to save and go on with these devices. seconds_left: what it still needs as it is."""
+
+    job_id: int
+    keeps: tuple[str, ...]
+    for_job: int | None = None
+    seconds_left: float | None = None
+
+
+Decision = Start | Preempt | Evict | Withdraw | Widen | Resize

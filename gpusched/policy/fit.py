@@ -44,10 +44,13 @@ def possible(view: View, request: Request, closed: Container[str] = frozenset())
     return len(able) >= request.gpus
 
 
-def fit(view: View, job: Job, closed: Container[str] = frozenset()) -> tuple[Share, ...] | None:
+def fit(
+    view: View, job: Job, closed: Container[str] = frozenset(), count: int | None = None
+) -> tuple[Share, ...] | None:
     """The shares that `job` would get now, or None. CPU-only jobs get an empty tuple.
 
     closed: devices that this job may not use, besides those that are kept or guarded for others.
+    count: how many devices; None: as many as it asks for, of an elastic job the least.
     Exclusive jobs take the smallest devices that suffice, so that the big ones stay free for those who need them,
     packed into groups as the policy's placement says; sharing jobs go where the least memory would be left over.
     The index settles every tie.
@@ -57,10 +60,10 @@ def fit(view: View, job: Job, closed: Container[str] = frozenset()) -> tuple[Sha
         return () if view.cpu_running < view.rules.cpu_jobs else None
     if request.shared:
         return _fit_shared(view, job, closed)
-    pool = view.pool(request)
-    if pool.open < request.gpus:
+    pool, number = view.pool(request), request.gpus if count is None else count
+    if pool.open < number:
         return None
-    uuids = pool.pick(request.gpus) if pool.uniform and not closed else _pick_smallest(view, request, closed)
+    uuids = pool.pick(number) if pool.uniform and not closed else _pick_smallest(view, request, closed, number)
     return None if uuids is None else tuple([Share(uuid) for uuid in uuids])
 
 
@@ -91,11 +94,11 @@ def _fit_shared(view: View, job: Job, closed: Container[str]) -> tuple[Share, ..
     return tuple(Share(slot.device.uuid, request.gpu_mem_mib) for slot in slots[: request.gpus])
 
 
-def _pick_smallest(view: View, request: Request, closed: Container[str]) -> list[str] | None:
+def _pick_smallest(view: View, request: Request, closed: Container[str], count: int) -> list[str] | None:
     """Among the open devices that are not closed: of the smallest size with which the gang finds a place."""
     slots = [s for s in view.suitable(request) if s.open and s.device.uuid not in closed]
     for size in sorted({slot.device.total_mib for slot in slots}):
-        uuids = _pool_of([s for s in slots if s.device.total_mib <= size], view).pick(request.gpus)
+        uuids = _pool_of([s for s in slots if s.device.total_mib <= size], view).pick(count)
         if uuids is not None:
             return uuids
     return None
