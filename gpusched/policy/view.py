@@ -26,8 +26,6 @@ from gpusched.policy.pool import Member, Pool
 from gpusched.policy.predict import Durations
 from gpusched.policy.rights import over_quota
 from gpusched.policy.usage import Usage
-from gpusched.policy.rights import over_quota
-from gpusched.policy.usage import Usage
 
 _REMEMBERED = 20_000  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
@@ -70,7 +68,6 @@ class Bucket(NamedTuple):
     request: Request
     limited_array: int  # array id if the array has a %limit, else 0
     gid: int
-    gid: int
 
 
 @dataclass(slots=True)
@@ -107,7 +104,6 @@ class View:
         self.durations = Durations()
         self.ledger = Ledger(rules.policy.fair_share)
         self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
-        self.in_use = Usage(rules.limits)
         self.in_use = Usage(rules.limits)
         self._rank = rank or _first_come
         self._array_live: Counter[int] = Counter()
@@ -160,7 +156,6 @@ class View:
                 self._keep(job, job.id)
             else:
                 self._queue(job)
-        self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
         self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
 
     def drop_job(self, job_id: int) -> None:
