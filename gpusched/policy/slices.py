@@ -53,13 +53,13 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     if rules.tick_starts and not on_tick:
         return
     yield from _without_devices(view)
+    if rules.migrate and on_tick and repack.possible(view):
+        yield from repack.serve(view, now)
+        return
     if _everybody_fits(view):
         yield from _start_all(view, now)
         return
     if not (on_tick or anything_to_give(view)):
-        return
-    if rules.migrate and repack.possible(view):
-        yield from repack.serve(view, now)
         return
     shares = share_out(view, now)
     if rules.calm:
