@@ -46,6 +46,7 @@ COMMANDS = {
     "doctor": "doctor",
     "rehearse": "rehearse",
     "checkpoint-exec": "checkpoint_exec",
+    "simulate": "simulate",
     "demo": "demo",
     "completion": "completion",
     "version": "version",
