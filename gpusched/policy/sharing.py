@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
-from gpusched.policy.limits import limited
+from gpusched.policy.limits import limited, need
 from gpusched.policy.queue import Order, key
 from gpusched.policy.view import Bucket, Rank, View
 
@@ -53,41 +53,42 @@ def share_out(view: View, now: Instant) -> Shares:
     for job_id in view.claimants:
         allotment.force(view.jobs[job_id].spec.request)
     granted: set[int] = set()
-    waiting: list[Job] = []
+    waiting: list[tuple[Order, Job]] = []
     if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
         deserved = _deserved(view, running)
         if len(deserved) > 1:
             waiting += _count_out(view, allotment, running, granted, deserved)
-            waiting += _count_out(view, allotment, running, granted, None)
-            waiting.sort(key=view.order)
-            return Shares(waiting, [s for s in running if s.job.id not in granted])
-    waiting = _count_out(view, allotment, running, granted, None)
-    return Shares(waiting, [s for s in running if s.job.id not in granted])
+    waiting += _count_out(view, allotment, running, granted, None)
+    for _, job in waiting:
+        view.in_use.put(job, None, promised=False)
+    waiting.sort(key=lambda found: found[0])
+    return Shares([job for _, job in waiting], [s for s in running if s.job.id not in granted])
 
 
 def _count_out(
     view: View, allotment: Allotment, running: list[Standing], granted: set[int], deserved: dict[str, float] | None
-) -> list[Job]:
-    """Grant devices in order to those who have none yet, and return who of them waits.
+) -> list[tuple[Order, Job]]:
+    """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
-    deserved: only up to what is each account's part.
+    deserved: only up to what is each account's part. Limits and quotas count what is granted as used.
     """
     waiting = []
     line = InOrder(view, running, granted)
     while not allotment.spent and (found := line.next()) is not None:
-        job, standing = found
+        job, standing, order = found
         if standing is None and (view.array_full(job) or limited(view, job) is not None):
             line.refuse()
             continue
-        need = allotment.need(job.spec.request)
-        if deserved is not None and deserved[job.account] < need - 1e-9:
+        size = allotment.need(job.spec.request)
+        if deserved is not None and deserved[job.account] < size - 1e-9:
             line.refuse()
         elif allotment.grant(job.spec.request):
             granted.add(job.id)
             if deserved is not None:
-                deserved[job.account] -= need
+                deserved[job.account] -= size
             if standing is None:
-                waiting.append(job)
+                waiting.append((order, job))
+                view.in_use.assume(job, need(view, job))
         else:
             line.refuse()
     return waiting
@@ -108,24 +109,34 @@ class InOrder:
                 self._push(bucket, 0, list.append)
         heapify(self._heap)
 
-    def next(self) -> tuple[Job, Standing | None] | None:
-        """The next job, with its standing if it runs; None at the end."""
+    def next(self) -> tuple[Job, Standing | None, Order] | None:
+        """The next job, with its standing if it runs, and its place in the order; None at the end."""
         if self._last is not None:
             bucket, place = self._last
             self._push(bucket, place + 1, heappush)
             self._last = None
+        self._look_again()
         while self._place < len(self._running):
             standing = self._running[self._place]
             if self._heap and self._heap[0][0] < standing.order:
                 break
             self._place += 1
             if standing.job.id not in self._passed:
-                return standing.job, standing
+                return standing.job, standing, standing.order
         if not self._heap:
             return None
-        _, bucket, place = heappop(self._heap)
+        order, bucket, place = heappop(self._heap)
         self._last = (bucket, place)
-        return self._view.jobs[self._view.buckets[bucket].entries[place][1]], None
+        return self._view.jobs[self._view.buckets[bucket].entries[place][1]], None, order
+
+    def _look_again(self) -> None:
+        """Jobs of an account that has been granted its quota meanwhile go behind all others."""
+        while self._heap and self._view.in_use.quotas:
+            before, bucket, place = self._heap[0]
+            present = key(self._view, bucket, place)
+            if present <= before:
+                return
+            heapreplace(self._heap, (present, bucket, place))
 
     def refuse(self) -> None:
         """What the last one asks for is not there, and there will not be more: nobody of its bucket is asked."""
@@ -149,7 +160,7 @@ def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]
         job = view.jobs[job_id]
         if job_id in view.stopping or not job.spec.request.gpus:
             continue
-        order = (False, -view.priority(job), True, rank(view, job, now), job_id)
+        order = (view.standing(job), -view.priority(job), True, rank(view, job, now), job_id)
         standing = Standing(order, job, attempt)
         young = rules.calm and (attempt.started is None or now.boot - attempt.started < rules.min_run - 1e-9)
         (staying if young or not _comes_back(job, attempt) else movable).append(standing)

@@ -25,6 +25,7 @@ from gpusched.policy.limits import limited
 from gpusched.policy.preempt import Plan, may_leave, plan_among
 from gpusched.policy.queue import Queue, anything_to_give
 from gpusched.policy.reserve import closed
+from gpusched.policy.rights import may_reclaim, over_quota
 from gpusched.policy.sharing import Shares, share_out
 from gpusched.policy.view import Rank, View
 
@@ -150,6 +151,8 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
     if stops:
         yield Evict(stops, shares.waiting[0].id if shares.waiting else stops[0].job_id)
     for job in shares.waiting:
+        if view.array_full(job) or limited(view, job) is not None:
+            continue
         plan = plan_among(view, job, (), closed(view, job, now))
         if plan is not None:
             yield _start_or_wait(view, job, plan)
@@ -166,12 +169,14 @@ def _start_or_wait(view: View, job: Job, plan: Plan) -> Decision:
 
 def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
     for job in shares.waiting:
+        if view.array_full(job) or limited(view, job) is not None:
+            continue
         shut = closed(view, job, now)
         found = fit(view, job, shut)
         if found is not None:
             yield Start(job.id, found)
             continue
-        if not may_ask or job.patient:
+        if not may_ask or job.patient or over_quota(view, job):
             continue
         plan = plan_among(view, job, _willing(view, job, shares), shut)
         if plan is not None and _worth_it(view, now, job, plan):
@@ -179,8 +184,8 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
 
 
 def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
-    """Who may be asked to leave for `job`, in the order of asking: the lowest level first, then who has moved least
-    often, then who stands last."""
+    """Who may be asked to leave for `job`, in the order of asking: those over a quota first, then the lowest level, then
+    who has moved least often, then who stands last."""
     order = view.order(job)
     found = [
         standing
@@ -191,7 +196,7 @@ def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
         and standing.job.state in (JobState.STARTING, JobState.RUNNING)
     ]
     found.reverse()  # a stable sort keeps this order among equals
-    found.sort(key=lambda standing: (view.priority(standing.job), standing.job.preemptions))
+    found.sort(key=lambda s: (-s.order[0], view.priority(s.job), s.job.preemptions))
     return [standing.attempt for standing in found]
 
 
@@ -206,7 +211,7 @@ def _worth_it(view: View, now: Instant, job: Job, plan: Plan) -> bool:
     price, wait = 0.0, float("inf")
     for attempt in plan.victims:
         victim = view.jobs[attempt.job_id]
-        if view.priority(victim) < view.priority(job):
+        if view.priority(victim) < view.priority(job) or may_reclaim(view, victim, job):
             return True
         price += cost(view, victim) * len(attempt.devices)
         left = remaining(view, victim, now)

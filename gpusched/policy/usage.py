@@ -104,6 +104,14 @@ class Usage:
         if job.state.final:
             return
         holds = self._holds(job, attempt, promised)
+        entry = self._add(job, holds)
+        if entry.account is not None and holds is not None and attempt is not None and job.stop is None:
+            entry.account.running[job.id] = (attempt.created, job.id, holds)
+            entry.account.changed()
+        if holds is not None and job.spec.request.shared:
+            self._sharing[job.id] = (job, attempt, promised)
+
+    def _add(self, job: Job, holds: int | None) -> _Entry:
         entry = _Entry(self.of(job), self.account(job.account), holds)
         self._entries[job.id] = entry
         for tally in entry.tallies:
@@ -113,11 +121,13 @@ class Usage:
                 tally.parts += holds
         if entry.account is not None and holds is not None:
             self._hold(entry.account, holds)
-            if attempt is not None and job.stop is None:
-                entry.account.running[job.id] = (attempt.created, job.id, holds)
-                entry.account.changed()
-        if holds is not None and job.spec.request.shared:
-            self._sharing[job.id] = (job, attempt, promised)
+        return entry
+
+    def assume(self, job: Job, size: int) -> None:
+        """Count a waiting job as if it held so many parts, until it is put again: for a decision being tried out."""
+        if self.active:
+            self.drop(job.id)
+            self._add(job, size)
 
     def drop(self, job_id: int) -> None:
         """Take away what a job has added."""
