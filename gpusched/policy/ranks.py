@@ -7,14 +7,16 @@ is asked for at each decision. `now` is None for a job that waits.
 from __future__ import annotations
 
 from bisect import bisect_right
-from math import ceil, floor, log2
+from math import ceil, floor, log2, sqrt
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyRules
+from gpusched.policy.costs import cost
 from gpusched.policy.expected import running_for, total
 from gpusched.policy.view import Rank, View
 
+_STAYS = 0.25  # of the index of a running job under `predicted`: who waits must be that far ahead
 _SLACK = 1e-6  # device-seconds: times are sums of floats
 
 
@@ -51,10 +53,15 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
 
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:
-    """As srtf, by what the jobs that have ended say about this one; by attained service while they say nothing."""
-    ran = job.ran + (running_for(view, job, now) if now is not None else 0.0)
-    seconds = view.durations.rank_seconds(job.owner.user, job.account, job.spec.name, job.spec.request.gpus, ran)
-    return (1, attained(view, job, now)) if seconds is None else (0, seconds)
+    """By the index of what is known of similar jobs (predict.RunTimes) × the square root of the devices: small gangs
+    first, but not by as much as their size. A running job stays until another one is well ahead of it, because an
+    index is a guess and moving costs three times: the one that leaves, the device that waits, and the way back."""
+    gpus = job.spec.request.gpus
+    ran = max(0.0, job.ran - job.lost + (running_for(view, job, now) if now is not None else 0.0))
+    seconds = view.durations.index(job.owner.user, job.account, job.spec.name, gpus, ran)
+    if now is not None:
+        seconds = (seconds - 3 * cost(view, job)) * _STAYS
+    return (seconds * sqrt(max(1, gpus)),)
 
 
 def attained(view: View, job: Job, now: Instant | None) -> float:
