@@ -22,7 +22,7 @@ SPEC_FIELDS = (
     "name", "qos", "account", "nice", "expected", "time_limit", "warn", "begin", "cron", "grace", "requeue",
     "max_requeues", "cancel_on_bad_dependency",
 )  # fmt: skip
-REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition", "gpus_max", "gpu_counts")
+REQUEST_FIELDS = ("gpus", "gpu_mem_mib", "shared", "gpu_type", "partition", "gpus_max", "gpu_counts", "reservation")
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Gpu:
     residual_mib: int = 0
     fault: str = ""
     missing: bool = False
+    group: str = ""  # devices with a fast link between them
 
     @property
     def uuid(self) -> str:
@@ -45,7 +46,9 @@ class Gpu:
         """What a sample shows of this device."""
         own = tuple(key for key, process in processes.items() if self.uuid in process.on and not self.fault)
         health = Health.FAILED if self.fault else Health.OK
-        reading = DeviceReading(self.uuid, self.index, self.name, self.total_mib, 0, health=health, fault=self.fault)
+        reading = DeviceReading(
+            self.uuid, self.index, self.name, self.total_mib, 0, group=self.group, health=health, fault=self.fault
+        )
         return Occupancy(reading, own, foreign_mib=self.foreign_mib, residual_mib=self.residual_mib)
 
 

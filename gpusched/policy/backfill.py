@@ -20,7 +20,7 @@ from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past, less_shut
-from gpusched.policy.reserve import closed, competes_for, openings
+from gpusched.policy.reserve import closed, competes_for, openings, vacated
 from gpusched.policy.view import Bucket, Lifted, View
 
 
@@ -78,21 +78,21 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
 def _decide(view: View, now: Instant, job: Job, kept: list[Kept]) -> Decision | None:
     """A start or a preemption that delays nobody for whom something is kept."""
     shut = closed(view, job, now)
-    beside = frozenset().union(*(_shut_by(view, k) for k in kept)) if kept else frozenset()
+    beside = frozenset().union(*(_shut_by(view, job, now, k) for k in kept)) if kept else frozenset()
     past = kept[0].job if kept and kept[0].until is None else None
     shares = fit(view, job, shut | beside)
     if shares is None and kept and _gone_by(view, job, now, kept):
         shares = fit(view, job, shut)
     if shares is not None:
         return Start(job.id, shares, goes_past(view, past, tuple([share.uuid for share in shares])))
-    plan = plan_preemption(view, job, shut | beside)
+    plan = plan_preemption(view, job, now, shut | beside)
     return Preempt(job.id, plan, goes_past(view, past, plan.devices)) if plan is not None else None
 
 
-def _shut_by(view: View, kept: Kept) -> frozenset[str]:
+def _shut_by(view: View, job: Job, now: Instant, kept: Kept) -> frozenset[str]:
     """The devices that only those may have meanwhile who are gone in time."""
     if kept.until is not None:
-        return kept.devices
+        return kept.devices - vacated(view, job, now, kept.until)
     return kept.kind if kept.job.bypassed >= view.rules.bypass_limit else frozenset()
 
 

@@ -19,6 +19,8 @@ from gpusched.policy.limits import limited
 from gpusched.policy.preempt import may_leave
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.queue import Order
+from gpusched.policy.reserve import closed, competes_for
+from gpusched.policy.reserve_words import before_window, kept_from, of_device
 from gpusched.policy.view import Slot, View
 
 
@@ -35,6 +37,7 @@ class Word(StrEnum):
     HELD_SYSTEM = "JobHeldSystem"
     ARRAY_LIMIT = "JobArrayTaskLimit"
     PARTITION_TIME = "PartitionTimeLimit"
+    RESERVATION = "Reservation"
     CRON = "Cron"
     PREEMPTING = "Preempting"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
@@ -118,6 +121,8 @@ def _own_reason(view: View, job: Job, now: Instant) -> Reason | None:
             f"its time limit is longer than partition {partition.name!r} allows",
             f"shorten it: gpusched update {job.key} --time …",
         )
+    if waits := before_window(view, job, now):
+        return Reason(Word.RESERVATION, *waits)
     if view.closing:
         return Reason(Word.CLOSING, "the service is shutting down", "it runs again")
     return None
@@ -142,7 +147,13 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
     if len(usable) - len(foreign) < request.gpus:
         where = ", ".join(f"{s.device.index} ({format_size(s.device.foreign_mib)})" for s in foreign)
         return Reason(Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end")
+    shut = closed(view, job, now)
     open_now = [slot for slot in usable if room_for(slot, request, floor)]
+    for able in (usable, open_now) if shut else ():
+        left = [slot for slot in able if slot not in foreign and slot.device.uuid not in shut]
+        if len(left) < request.gpus <= len(able):
+            return Reason(Word.RESERVATION, *kept_from(view, job, now))
+    open_now = [slot for slot in open_now if slot.device.uuid not in shut]
     kept = sorted({slot.kept_for for slot in open_now if slot.kept_for not in (None, job.id)})
     first = rivals.first(job)
     if len(open_now) >= request.gpus and (kept or first is not None):
@@ -187,7 +198,7 @@ class _Rivals:
         """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
         if self._firsts is None:
             self._firsts = self._look()
-        order, mine = self._order(job), self._view.kind(job.spec.request)
+        order, mine = self._order(job), competes_for(self._view, job.spec.request)
         rivals = [
             head for kind, head in self._firsts.items()
             if not kind.isdisjoint(mine) and self._order(head) < order
@@ -197,7 +208,7 @@ class _Rivals:
     def _look(self) -> dict[frozenset[str], Job]:
         view, firsts = self._view, dict[frozenset[str], Job]()
         for bucket in view.buckets:
-            head, kind = view.head(bucket), view.kind(bucket.request)
+            head, kind = view.head(bucket), competes_for(view, bucket.request)
             best = firsts.get(kind)
             held_back = view.array_full(head) or limited(view, head) is not None
             if not held_back and (best is None or self._order(head) < self._order(best)):
@@ -207,7 +218,7 @@ class _Rivals:
 
 def _compete(view: View, one: Job, other: Job) -> bool:
     """Both want something that only one of them can have: a device, or a place among the CPU-only jobs."""
-    return not view.kind(one.spec.request).isdisjoint(view.kind(other.spec.request))
+    return not competes_for(view, one.spec.request).isdisjoint(competes_for(view, other.spec.request))
 
 
 def ahead(view: View, job: Job, now: Instant, most: int = 20) -> tuple[Ahead, ...]:
@@ -233,13 +244,13 @@ def _ahead_text(view: View, other: Job, job: Job) -> str:
     return "submitted earlier"
 
 
-def devices(view: View, job: Job) -> tuple[DeviceVerdict, ...]:
+def devices(view: View, job: Job, now: Instant) -> tuple[DeviceVerdict, ...]:
     """For every device: could the job have it now, and if not, why not. Nothing for a job that needs none."""
     if job.spec.request.gpus == 0:
         return ()
     verdicts = []
     for slot in sorted(view.slots.values(), key=lambda s: (s.device.index, s.device.uuid)):
-        text = _device_text(view, slot, job)
+        text = _device_text(view, slot, job) or of_device(view, job, slot.device.uuid, now)
         verdicts.append(DeviceVerdict(slot.device.uuid, slot.device.index, not text, text or "free"))
     return tuple(verdicts)
 
@@ -318,6 +329,9 @@ def reasons(view: View, jobs: list[Job], now: Instant) -> dict[int, Reason]:
             found[job.id] = _device_reason(view, job, now, rivals)
             continue
         head = view.jobs[waiting.entries[0][1]]
+        if view.reservations and closed(view, head, now) != closed(view, job, now):
+            found[job.id] = _device_reason(view, job, now, rivals)
+            continue
         if head.id not in of_head:
             of_head[head.id] = _device_reason(view, head, now, rivals)
         found[job.id] = _behind(head, of_head[head.id])

@@ -74,6 +74,15 @@ def openings(view: Sees, job: Job, now: Instant) -> list[float]:
     return sorted(found)
 
 
+def vacated(view: Sees, job: Job, now: Instant, until: float) -> frozenset[str]:
+    """UUIDs of the devices that the job would have to leave before `until` (boot clock), for a reservation."""
+    if not view.reservations:
+        return _NONE
+    wall = now.wall + until - now.boot
+    begin = (r.devices for r in view.reservations.values() if r.start < wall and not entitled(r, job))
+    return frozenset().union(*begin)
+
+
 def entitled(reservation: Reservation, job: Job) -> bool:
     """The job was submitted to this reservation, by one of those it is for."""
     return job.spec.request.reservation == reservation.name and reservation.allows(job.owner.user, job.account)

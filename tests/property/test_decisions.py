@@ -92,7 +92,7 @@ def test_no_victim_is_asked_that_is_not_needed(situation: list[Any], qos: str, g
     world = a_world(situation)
     view = world.engine.view
     job = a_waiting_job(world, qos, gpus)
-    plan = plan_preemption(view, job)
+    plan = plan_preemption(view, job, world.now)
     possible = candidates(view, job)
     with view.without([*view.departing(job), *possible]):
         could_fit = fit(view, job) is not None
@@ -116,7 +116,7 @@ def test_a_lower_level_is_asked_before_a_higher_one(situation: list[Any], gpus: 
     world = a_world(situation)
     view = world.engine.view
     job = a_waiting_job(world, "high", gpus)
-    plan = plan_preemption(view, job)
+    plan = plan_preemption(view, job, world.now)
     if plan is None or not any(level(world, attempt) == "normal" for attempt in plan.victims):
         return
     lows = [attempt for attempt in candidates(view, job) if level(world, attempt) == "low"]
@@ -142,7 +142,7 @@ def test_ahead_is_in_order_and_devices_agree_with_the_reason(situation: list[Any
         orders = [view.order(world.job(a.job_id)) for a in ahead]
         assert orders == sorted(orders)
         assert all(order < view.order(job) for order in orders)
-        usable = [d for d in explain.devices(view, job) if d.usable]
+        usable = [d for d in explain.devices(view, job, world.now) if d.usable]
         if job.spec.request.gpus and len(usable) >= job.spec.request.gpus:
             why = explain.reason(view, job, world.now)
             assert why.word in ("Priority", "JobArrayTaskLimit", "Preempting"), (why, usable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from builders import GIB, World, gpu
+from reserving import reserve
 
 from gpusched.model.rules import Partition, Rules
 from gpusched.policy import explain
@@ -54,6 +55,9 @@ def one_of_each() -> dict[Word, tuple[World, int]]:
     world = World(0, rules=Rules(cpu_jobs=1))
     world.submit(gpus=0)
     case(Word.CPU_JOBS, world, world.submit(gpus=0))
+    world = World(1)
+    reserve(world, "paper", devices="0", users="bob")
+    case(Word.RESERVATION, world, world.submit())
     world = World(1)
     world.engine.view.closing = True
     case(Word.CLOSING, world, world.submit())
@@ -155,7 +159,7 @@ def test_every_device_says_whether_the_job_could_have_it_now():
     world.submit(qos="low")
     world.submit(qos="low", gpu_type="4090")
     waiting = world.submit(gpus=2, gpu_type="4090", qos="normal")
-    verdicts = {d.index: d for d in explain.devices(world.engine.view, world.job(waiting))}
+    verdicts = {d.index: d for d in explain.devices(world.engine.view, world.job(waiting), world.now)}
     held = world.where(holder)[0]
     assert verdicts[held].text == f"held by job {holder}"
     assert verdicts[1].text == "device 1 failed: it has fallen off the bus"
@@ -164,7 +168,7 @@ def test_every_device_says_whether_the_job_could_have_it_now():
     assert verdicts[4].text == "not what it asks for (NVIDIA H100 80GB HBM3, 80G)"
     assert {d.usable for d in verdicts.values()} == {False}
     other = world.submit(hold=True)
-    kept = {d.index: d.text for d in explain.devices(world.engine.view, world.job(other))}
+    kept = {d.index: d.text for d in explain.devices(world.engine.view, world.job(other), world.now)}
     (victim,) = world.asked_to_stop()
     assert kept[world.where(victim)[0]] == kept[3] == f"kept for job {waiting}"
 
@@ -172,7 +176,7 @@ def test_every_device_says_whether_the_job_could_have_it_now():
 def test_a_free_device_is_called_free():
     world = World(1)
     job = world.submit(hold=True)
-    (verdict,) = explain.devices(world.engine.view, world.job(job))
+    (verdict,) = explain.devices(world.engine.view, world.job(job), world.now)
     assert (verdict.usable, verdict.text) == (True, "free")
 
 

@@ -152,7 +152,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
             "ahead": [], "devices": [], "victims": [],
         }
     found = explain.reason(view, job, service.loop.clock.now())
-    jobs_by_id = engine.state.jobs
+    jobs_by_id, now = engine.state.jobs, service.loop.clock.now()
     return {
         "job": job.key,
         "state": str(job.state),
@@ -161,11 +161,12 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
         "next": found.next,
         "ahead": [
             {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
-            for a in explain.ahead(view, job, service.loop.clock.now())
+            for a in explain.ahead(view, job, now)
             for o in [jobs_by_id[a.job_id]]
         ],
         "devices": [
-            {"index": d.index, "uuid": d.uuid, "usable": d.usable, "text": d.text} for d in explain.devices(view, job)
+            {"index": d.index, "uuid": d.uuid, "usable": d.usable, "text": d.text}
+            for d in explain.devices(view, job, now)
         ],
         "victims": [
             {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "preemptible": v.preemptible, "text": v.text}
