@@ -194,6 +194,14 @@ class Client:
     def update(self, keys: Sequence[str], changes: Mapping[str, Any]) -> list[Json]:
         return list(self._post("/v1/jobs/update", {"jobs": list(keys), "set": dict(changes)})["results"])
 
+    def priorities(self, keys: Sequence[str] = ()) -> Json:
+        """The waiting jobs in scheduling order, each with its priority in its factors; `keys`: only these."""
+        return self._get("/v1/priorities" + _query({"jobs": keys}))
+
+    def shares(self) -> Json:
+        """What accounts have used lately, their shares, and the factor that follows."""
+        return self._get("/v1/shares")
+
     def devices(self, samples: int = 0) -> Json:
         """`{"devices", "error", "driver"}`; `samples`: how many of the last readings to add."""
         return self._get("/v1/devices" + _query({"samples": str(samples) if samples else ""}))

@@ -69,6 +69,9 @@ JOB_FIELDS: dict[str, Field] = {
     "where": Field(text=text.where, value=_where, header="GPU_IDS(REASON)"),
     "exit": Field(text=text.exit_code, value=_exit, right=True),
     "gpu_hours": Field(value=_gpu_hours, right=True),
+    "priority": Field(
+        text=lambda job: "-" if job.get("priority") is None else f"{job['priority']:.1f}", right=True
+    ),
     "preempted": Field(value=lambda job: job.get("restarts"), right=True),
     "end": Field(text=lambda job: text.moment(job.get("ended_at")), value=lambda job: job.get("ended_at")),
 }

@@ -40,6 +40,8 @@ COMMANDS = {
     "wait": "wait",
     "history": "history",
     "gpus": "gpus",
+    "priority": "priority",
+    "shares": "priority",
     "limits": "limits",
     "admin": "admin",
     "daemon": "daemon",

@@ -100,6 +100,7 @@ def _now(job: Json) -> list[tuple[str, str]]:
     ids = text.device_ids(job)
     return [
         ("waits for", f"{text.escape(reason)} {place}".strip() if waits else ""),
+        ("priority", _priority(job)),
         ("leaving", text.leaving(job)),
         ("devices", f"{ids}  ({', '.join(str(device['uuid']) for device in job['devices'])})" if ids else ""),
         ("process", str(job.get("pid") or "")),
@@ -119,6 +120,17 @@ def _now(job: Json) -> list[tuple[str, str]]:
         ("checkpoints", text.escape(job.get("checkpoint_dir") or "")),
         ("job files", text.escape(job.get("job_dir") or "")),
     ]
+
+
+def _priority(job: Json) -> str:
+    """`1128.3 = age 357.1 + fair share 808.0 + size 13.2 - nice 50.0`."""
+    factors = job.get("factors")
+    if not factors:
+        return ""
+    words = [f"{name.replace('_', ' ')} {factors[name]['points']:.1f}" for name in ("age", "fair_share", "size")]
+    if nice := factors["nice"]["points"]:
+        words.append(f"nice {nice:.1f}")
+    return f"{factors['priority']:.1f} = {' + '.join(words)} (gpusched priority {job['job']})"
 
 
 def _speeds(job: Json) -> str:

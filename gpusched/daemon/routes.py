@@ -8,7 +8,7 @@ from typing import Any
 
 from gpusched.api.server import Call, Handler
 from gpusched.daemon.service import Service
-from gpusched.daemon.verbs import devices, jobs, limits, requests, reservations, resubmit, status, submit
+from gpusched.daemon.verbs import devices, jobs, limits, priority, requests, reservations, resubmit, status, submit
 
 Verb = Callable[[Service, Call], Awaitable[dict[str, Any]]]
 
@@ -22,6 +22,8 @@ ROUTES: dict[tuple[str, str], Verb] = {
     ("GET", "/v1/jobs/{job}/why"): jobs.why,
     ("GET", "/v1/jobs/{job}/wait"): jobs.wait,
     ("GET", "/v1/history"): jobs.history,
+    ("GET", "/v1/priorities"): priority.priorities,
+    ("GET", "/v1/shares"): priority.shares,
     ("GET", "/v1/devices"): devices.devices,
     ("GET", "/v1/limits"): limits.limits,
     ("GET", "/v1/reservations"): reservations.reservations,

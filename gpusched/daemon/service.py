@@ -19,6 +19,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
 from gpusched.policy.explain import reasons
+from gpusched.policy.priority import scheduling_order
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class Service:
     def positions(self) -> dict[int, int]:
         """Place of every waiting job in scheduling order, from 1."""
         view = self.loop.engine.view
-        ordered = sorted(view.waiting(), key=view.order)
+        ordered = sorted(view.waiting(), key=scheduling_order(view, self.loop.clock.now()))
         return {job.id: place for place, job in enumerate(ordered, 1)}
 
     async def find(self, key: str) -> tuple[list[Job], dict[int, Attempt]]:

@@ -14,6 +14,7 @@ from gpusched.model.device import Health, Occupancy
 from gpusched.model.job import Attempt, AttemptKey, Job
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved
 from gpusched.policy.explain import Reason
+from gpusched.policy.priority import factors
 from gpusched.policy.view import Slot, View
 
 EXIT_TIMEOUT, EXIT_CANCELLED, EXIT_LOST = 124, 130, 125
@@ -126,8 +127,25 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "gpu_seconds": lambda s: _gpu_seconds(s.attempt, s.now) if s.attempt else 0.0,
     "ran": lambda s: s.job.ran,
     "preemptions": lambda s: s.job.preemptions,
+    "priority": lambda s: factors(s.view, s.job, s.now).total if s.job.state is JobState.PENDING else None,
     "lost": lambda s: s.job.lost,
 }
+
+
+def factors_view(view: View, job: Job, now: Instant) -> dict[str, Any]:
+    """The priority of a waiting job and its addends, with what decides its account's fair share."""
+    found, ledger = factors(view, job, now), view.ledger
+    total = ledger.total(now.wall)
+    addends = {"age": found.age, "fair_share": found.fair_share, "size": found.size, "nice": found.nice}
+    shown: dict[str, Any] = {
+        name: {"value": factor.value, "weight": factor.weight, "points": factor.points}
+        for name, factor in addends.items()
+    }
+    shown["fair_share"]["share"] = ledger.share(job.account)
+    shown["fair_share"]["part"] = ledger.usage(job.account, now.wall) / total if total else 0.0
+    return {"qos": found.qos, "level": found.level, "priority": found.total, **shown}
+
+
 NEED_REASONS = frozenset({"reason", "reason_text"})
 
 

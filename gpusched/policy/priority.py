@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Request, Share
 from gpusched.model.policy import DAY, PolicyName
+from gpusched.model.rules import Rules
 from gpusched.policy.view import Rank, View
 
 NOTICEABLE = 0.01  # part by which all usage must grow within a cycle for every account to be looked at again
@@ -111,9 +112,14 @@ def rank(view: View, job: Job) -> float:
     return -static(view, job)
 
 
+def by_priority(rules: Rules) -> bool:
+    """Whether the policy orders the waiting jobs of a level by this priority. Without it, it is only shown."""
+    return rules.policy.name in (PolicyName.BACKFILL, PolicyName.FIT_FIRST)
+
+
 def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[int, int, bool, Rank, int]]:
     """The order of the waiting jobs at this moment, whatever the policy: View.order with the accounts' fair shares."""
-    if view.rules.policy.name not in (PolicyName.BACKFILL, PolicyName.FIT_FIRST):
+    if not by_priority(view.rules):
         return view.order
     shift = Shifts(view, now)
 

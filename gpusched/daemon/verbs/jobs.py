@@ -10,7 +10,7 @@ from typing import Any
 
 from gpusched.api.server import Call
 from gpusched.daemon.service import Service, read_key
-from gpusched.daemon.views import JOB_FIELDS, attempt_view, story_view
+from gpusched.daemon.views import JOB_FIELDS, attempt_view, factors_view, story_view
 from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
@@ -121,6 +121,8 @@ async def show(service: Service, call: Call) -> dict[str, Any]:
     shown["story"] = story_view(story)
     shown["attempts"] = [attempt_view(attempt, view, now) for attempt in tries]
     shown["gpu_seconds"] = sum(a["gpu_seconds"] for a in shown["attempts"])
+    if job.state is JobState.PENDING and job.spec.cron is None:
+        shown["factors"] = factors_view(view, job, now)
     source = job.spec.source
     shown["source"] = {
         "script": source.script,
