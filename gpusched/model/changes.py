@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gpusched.model.actions import Action
 from gpusched.model.errors import GpuschedError
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.past import Past
 from gpusched.model.reservation import Reservation
 
 
@@ -89,3 +90,4 @@ class Snapshot:
     next_job_id: int = 1
     usage: tuple[AccountUsage, ...] = ()
     reservations: tuple[Reservation, ...] = ()  # all that are not over
+    past: tuple[Past, ...] = ()  # what the latest ended jobs teach about durations, the oldest first

@@ -130,7 +130,7 @@ class Durations:
         self._classes: dict[ClassKey, RunTimes] = {}
 
     def learn(self, past: Past) -> None:
-        """Take in a job that has ended: a few microseconds, whatever is known already."""
+        """Take in a job that has ended: some twenty microseconds, whatever is known already."""
         moved = False
         for key in _keys(past.user, past.account, past.name, past.gpus):
             known = self._classes.pop(key, None) or RunTimes()

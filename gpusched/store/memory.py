@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.past import LEARNED, REMEMBERED, Past, taught
 from gpusched.model.reservation import Reservation
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.rows import end_of
@@ -98,7 +99,13 @@ class MemoryStore:
             next_job_id=self._next_job_id,
             usage=tuple(self._usage[account] for account in sorted(self._usage)),
             reservations=tuple(reservation for reservation in self.reservations() if reservation.ended_at is None),
+            past=self._past(),
         )
+
+    def _past(self) -> tuple[Past, ...]:
+        ran = [(end_of(job) or 0.0, job.id, job) for job in self._jobs.values() if job.state in LEARNED and job.ran > 0]
+        latest = sorted(ran)[-REMEMBERED:]
+        return tuple(past for _, _, job in latest if (past := taught(job)) is not None)
 
     def _needed(self) -> set[int]:
         """Ids of ended jobs that must be known all the same, because the engine refers to them."""

@@ -138,6 +138,13 @@ WHERE ended_at IS NOT NULL
 ORDER BY ended_at DESC, id DESC
 LIMIT :limit;
 
+-- name: past
+-- The jobs of some states (a JSON list) that ran and ended last, the latest end first: durations are learned from them.
+SELECT id, spec, job FROM job
+WHERE ended_at IS NOT NULL AND state IN (SELECT value FROM json_each(?)) AND json_extract(job, '$.ran') > 0
+ORDER BY ended_at DESC, id DESC
+LIMIT ?;
+
 -- name: trimmable
 -- Jobs that ended before a time, the oldest first, but none of a JSON list of ids that are still needed.
 SELECT id FROM job

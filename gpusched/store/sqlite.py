@@ -23,6 +23,7 @@ from typing import Any
 from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.digest import canonical_json
 from gpusched.model.job import Attempt, Environment, Job
+from gpusched.model.past import LEARNED, REMEMBERED, Past, taught
 from gpusched.model.reservation import Reservation
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store import rows
@@ -189,7 +190,12 @@ class SqliteStore:
             next_job_id=self._next_job_id,
             usage=tuple(AccountUsage(*row) for row in self._all("usage")),
             reservations=tuple(map(rows.reservation_of_row, self._all("open_reservations"))),
+            past=self._past(memo),
         )
+
+    def _past(self, memo: Memo) -> tuple[Past, ...]:
+        found = [rows.job_of_row(row, memo) for row in self._all("past", json.dumps(sorted(LEARNED)), REMEMBERED)]
+        return tuple(past for job in reversed(found) if (past := taught(job)) is not None)
 
     def environment(self, digest: str) -> Environment:
         found = self._all("environment", digest)

@@ -14,6 +14,7 @@ from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
 from gpusched.model.dependency import parse_dependency
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Hold, HoldKind, Job, JobSpec, Owner, Request, Share, Source
+from gpusched.model.past import Past
 from gpusched.model.reservation import Repeat, Reservation
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved, Stop, StopKind
 from gpusched.ports import HistoryQuery, Store, StoreError
@@ -242,6 +243,23 @@ def test_load_gives_whole_arrays_while_an_element_is_unfinished(store: Store) ->
     store.commit([Changes(jobs=tuple(element(15 + n, 15, n, JobState.COMPLETED) for n in range(3)))])
     assert ids(store.load()) == [5, 6, 7]
     assert [job.key for job in store.array(15)] == ["15_0", "15_1", "15_2"]
+
+
+def test_load_tells_what_ended_jobs_teach_about_durations_the_oldest_first(store: Store) -> None:
+    train = JobSpec(("train",), "/home/alice", name="train-é\udc80", request=Request(4), account="lab")
+    late = a_job(1, JobState.COMPLETED, spec=train, ran=700.0, lost=100.0, ended_at=3000.0)
+    early = a_job(2, JobState.TIMEOUT, ran=50.0, ended_at=2000.0)
+    failed = a_job(3, JobState.FAILED, ran=9000.0, ended_at=1000.0)
+    false_start = a_job(4, JobState.FAILED, ran=5.0)
+    never_ran = a_job(5, JobState.CANCELLED)
+    waits_again = a_job(6, ran=800.0)
+    victim = a_job(7, JobState.PREEMPTED, ran=800.0)
+    store.commit([Changes(jobs=(late, early, failed, false_start, never_ran, waits_again, victim))])
+    assert store.load().past == (
+        Past("alice", "alice", "job", 1, 9000.0),
+        Past("alice", "alice", "job", 1, 50.0),
+        Past("alice", "lab", "train-é\udc80", 4, 600.0),
+    )
 
 
 def test_an_array_is_given_in_index_order(store: Store) -> None:
