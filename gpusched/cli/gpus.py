@@ -14,7 +14,9 @@ from gpusched.cli.output import Field, Json, list_options, print_field_help, pri
 from gpusched.cli.settings import paint, say, settings
 from gpusched.model.errors import UsageError
 
-_STATE_COLORS = {"free": "green", "busy": "yellow", "shared": "cyan", "leaving": "magenta", "foreign": "red"}
+_STATE_COLORS = {
+    "free": "green", "reserved": "blue", "busy": "yellow", "shared": "cyan", "leaving": "magenta", "foreign": "red",
+}  # fmt: skip
 
 
 def _who(device: Json) -> str:
@@ -27,13 +29,14 @@ def _first(key: str) -> Field:
 
 
 GPU_FIELDS: dict[str, Field] = {
-    **{name: Field() for name in ("uuid", "name", "pci_bus_id", "health", "fault", "state", "foreign", "samples")},
+    **{name: Field() for name in ("uuid", "name", "pci_bus_id", "group", "health", "fault", "state", "foreign", "samples")},
     **{
         name: Field(right=True)
         for name in ("index", "memory_total", "memory_used", "utilization", "temperature", "power", "power_limit",
                      "foreign_mib")
     },
     "jobs": Field(text=_who),
+    "reservations": Field(text=lambda device: ",".join(r["name"] for r in device.get("reservations") or ()) or "-"),
     "job": _first("job"),
     "user": _first("user"),
     "job_name": _first("name"),
@@ -88,12 +91,14 @@ def _say_trouble(answer: Json) -> None:
 def _print_devices(answer: Json) -> None:
     devices = answer["devices"]
     width = max((len(text.escape(device["name"])) for device in devices), default=0)
+    groups = {text.escape(device.get("group") or "") for device in devices}
+    widest = max(map(len, groups)) if len(groups) > 1 else 0
     for device in devices:
-        print("\n".join(_lines(device, width)))
+        print("\n".join(_lines(device, width, widest)))
 
 
-def _lines(device: Json, width: int) -> list[str]:
-    """`[0] NVIDIA H200  52°C 100%  32362/143771 MiB  busy  alice #42 train-x 1:02:03`."""
+def _lines(device: Json, width: int, group_width: int = 0) -> list[str]:
+    """`[0] NVIDIA H200  52°C 100%  32362/143771 MiB  busy  alice #42 train-x 1:02:03`; groups, if there are several."""
     heat = f"{device['temperature']:>3}°C" if device.get("temperature") is not None else "  ?°C"
     load = f"{device['utilization']:>3}%" if device.get("utilization") is not None else "  ?%"
     used, total = device.get("memory_used"), device.get("memory_total")
@@ -106,7 +111,13 @@ def _lines(device: Json, width: int) -> list[str]:
         holders.append(f"{device['foreign_mib']} MiB in use by {text.escape(', '.join(users) or 'others')} (foreign)")
     if device.get("fault"):
         holders.append(text.escape(device["fault"]))
-    head = f"[{device['index']}] {text.escape(device['name']):<{width}} {heat} {load} {memory} {shown}"
+    for reservation in (device.get("reservations") or ())[:1]:
+        whom, name = text.escape(reservation["for"]), text.escape(reservation["name"])
+        holders.append(f"reserved for {whom}: {reservation['when']} ({name})")
+    name = f"{text.escape(device['name']):<{width}}"
+    if group_width:
+        name += f" {text.escape(device.get('group') or ''):<{group_width}}"
+    head = f"[{device['index']}] {name} {heat} {load} {memory} {shown}"
     first, *others = holders or [""]
     # A shared device has several holders: the others stand below the first.
     bare = len(head) - len(shown) + 8

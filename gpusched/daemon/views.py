@@ -258,6 +258,13 @@ def device_view(
         "health": str(device.health),
         "fault": device.fault,
         "state": device_state(slot, view),
+        "group": device.group,
+        "reservations": [
+            {"name": r.name, "for": r.for_whom(), "when": r.when(), "active": r.begun, "start_at": r.start,
+             "end_at": r.end}
+            for r in sorted(view.reservations.values(), key=lambda r: (r.start, r.name))
+            if device.uuid in r.devices
+        ],
         "jobs": [_holder(key, mem, view, occupancy) for key, mem in sorted(slot.holders.items())],
         "foreign": [{"pid": p, "user": user_of.get(p), "used_mib": memory.get(p)} for p in foreign],
         "foreign_mib": device.foreign_mib,
@@ -290,7 +297,7 @@ def _holder(key: AttemptKey, mem: int | None, view: View, occupancy: Occupancy |
 
 
 def device_state(slot: Slot, view: View) -> str:
-    """free, busy, shared, leaving, foreign, failed or stale."""
+    """free, reserved, busy, shared, leaving, foreign, failed or stale."""
     if slot.device.health is not Health.OK:
         return "failed"
     if slot.device.stale:
@@ -302,4 +309,7 @@ def device_state(slot: Slot, view: View) -> str:
             for key in slot.holders
         )
         return "leaving" if stopping else "busy" if slot.exclusive else "shared"
-    return "foreign" if slot.device.foreign_mib > view.rules.foreign_floor_mib else "free"
+    if slot.device.foreign_mib > view.rules.foreign_floor_mib:
+        return "foreign"
+    kept = any(r.begun and slot.device.uuid in r.devices for r in view.reservations.values())
+    return "reserved" if kept else "free"
