@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gpusched.engine.attempts import ask_to_stop, grace, start
+from gpusched.engine.elastic import resize, widen
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import PolicyName
 from gpusched.model.rules import PreemptMode
 from gpusched.model.state import Stop, StopKind
-from gpusched.policy.cycle import cycle
-from gpusched.policy.decisions import Evict, Preempt, Start, Withdraw
-from gpusched.policy.policies import policy_of
+from gpusched.policy.cycle import cycle, next_look
+from gpusched.policy.decisions import Evict, Preempt, Resize, Start, Widen, Withdraw
 
 RANK_ANEW = 60.0  # seconds
-_LEARNING = frozenset({PolicyName.SJF, PolicyName.SRTF, PolicyName.SRSF, PolicyName.PREDICTED})
+_LEARNING = frozenset({PolicyName.BACKFILL, PolicyName.SJF, PolicyName.SRTF, PolicyName.SRSF, PolicyName.PREDICTED})
 
 
 def schedule(turn: Turn) -> None:
@@ -35,12 +36,17 @@ def schedule(turn: Turn) -> None:
                 _count_bypass(turn, past)
             case Evict(victims, job_id):
                 _ask_to_leave(turn, victims, turn.state.jobs[job_id])
+            case Widen():
+                widen(turn, decision)
+            case Resize():
+                resize(turn, decision)
             case Withdraw(job_id, reason):
                 job = turn.put_job(turn.state.jobs[job_id], earmark=())
                 turn.tell(job, "replanned", f"its devices are chosen anew: {reason}")
     _end_of_yielding(turn)
+    turn.view.fresh.clear()
     turn.dirty = False
-    turn.state.look_at = policy_of(turn.rules).next_look(turn.view, turn.now)
+    turn.state.look_at = next_look(turn.view, turn.now)
 
 
 def _rank_anew(turn: Turn) -> None:
@@ -64,10 +70,18 @@ def _preempt(turn: Turn, decision: Preempt) -> None:
     """Promise the devices to the preemptor, and ask each victim to save and leave."""
     job = turn.put_job(turn.state.jobs[decision.job_id], earmark=decision.plan.devices)
     shares = tuple(Share(uuid) for uuid in decision.plan.devices)
-    names = ", ".join(turn.state.jobs[v.job_id].key for v in decision.plan.victims)
-    whom = f"preempts job {names}" if names else "waits for jobs that are leaving"
+    plan = decision.plan
+    said = [f"preempts job {names}" for names in (_names(turn, plan.victims),) if names]
+    said += [f"gets devices of job {names}" for names in (_names(turn, [g.attempt for g in plan.gives]),) if names]
+    whom = " and ".join(said) or "waits for jobs that are leaving"
     turn.tell(job, "preempting", f"{whom} for {describe_devices(turn.state, shares)}")
-    _ask_to_leave(turn, decision.plan.victims, job)
+    for each in plan.gives:
+        resize(turn, Resize(each.attempt.job_id, each.keeps, for_job=job.id))
+    _ask_to_leave(turn, plan.victims, job)
+
+
+def _names(turn: Turn, attempts: Sequence[Attempt]) -> str:
+    return ", ".join(turn.state.jobs[attempt.job_id].key for attempt in attempts)
 
 
 def _ask_to_leave(turn: Turn, victims: tuple[Attempt, ...], job: Job) -> None:
@@ -78,8 +92,9 @@ def _ask_to_leave(turn: Turn, victims: tuple[Attempt, ...], job: Job) -> None:
 
 def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
     level = turn.rules.qos.get(victim.spec.qos)
-    alike = victim.spec.qos == preemptor.spec.qos  # who is slower than an equal comes back in any case
-    to_cancel = level is not None and level.mode is PreemptMode.CANCEL and not alike
+    # who leaves an equal, or because of a quota, comes back in any case
+    outranked = turn.rules.may_preempt(preemptor.spec.qos, victim.spec.qos)
+    to_cancel = level is not None and level.mode is PreemptMode.CANCEL and outranked
     return Stop(
         StopKind.PREEMPT, turn.now.boot + grace(turn, victim), for_job=preemptor.id, to_cancel=to_cancel
     )

@@ -75,7 +75,7 @@ class Weights:
     age: float = 1000.0  # reached after `age_days` of waiting
     age_days: float = 7.0
     fair_share: float = 2000.0
-    size: float = 100.0  # larger gangs first, so that they are not always passed by small ones
+    size: float = 0.0  # for a gang that needs the whole partition, less for smaller ones
     nice: float = 1.0  # per step of --nice
 
 

@@ -8,18 +8,19 @@ limit of fit-first keeps the head from starving.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.policy.decisions import Decision, Preempt, Start
-from gpusched.policy.expected import remaining, total
+from gpusched.policy.expected import remaining, time_left
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
-from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past, less_shut
+from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key, less_shut
 from gpusched.policy.reserve import closed, competes_for, openings, vacated
 from gpusched.policy.view import Bucket, Lifted, View
 
@@ -40,39 +41,74 @@ class Kept:
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     if not anything_to_give(view):
         return
-    queue, failed = Queue(view, Shifts(view, now)), Failed(view)
-    kept: list[Kept] = []
-    looked_at = 0
-    while (head := queue.pop()) is not None and looked_at <= view.rules.policy.backfill_depth:
+    shift = Shifts(view, now)
+    queue, kept, behind = Queue(view, shift), list[Kept](), list[Bucket]()
+    while (head := queue.pop()) is not None:
         bucket, job = head
-        kind = competes_for(view, bucket.request)
-        mine = [k for k in kept if k.kind is kind or not k.kind.isdisjoint(kind)]
-        if mine and failed.covers(bucket):
+        if _in_the_way(view, kept, bucket):
+            behind.append(bucket)
             continue
-        looked_at += bool(mine)
         if view.array_full(job) or limited(view, job) is not None:
             continue
-        decision = _decide(view, now, job, mine)
+        decision = _decide(view, now, job, [])
         if decision is not None:
             yield decision
             if not anything_to_give(view):
                 return
             queue.push_next(bucket)
             continue
-        shut = closed(view, job, now)
-        if not mine:
-            if possible(view, bucket.request):
-                kept.append(reserve(view, now, job))
-                mine = kept[-1:]
-        elif fit(view, job, shut) is not None:
-            looked_at += yield from _shorter_ones(view, now, bucket, mine, looked_at)
-        elif not shut:
-            failed.add(bucket)
-        for other, _ in less_shut(view, bucket, now, shut):
-            looked_at += 1
-            decision = _decide(view, now, other, mine)
+        if possible(view, bucket.request):
+            kept.append(reserve(view, now, job))
+            behind.append(bucket)
+        for other, _ in less_shut(view, bucket, now, closed(view, job, now)):
+            decision = _decide(view, now, other, kept[-1:])
             if decision is not None:
                 yield decision
+    if behind:
+        yield from _beside(view, now, kept, behind, shift)
+
+
+def _in_the_way(view: View, kept: list[Kept], bucket: Bucket) -> list[Kept]:
+    """For whom devices are kept that this bucket's jobs could use too."""
+    kind = competes_for(view, bucket.request)
+    return [k for k in kept if k.kind is kind or not k.kind.isdisjoint(kind)]
+
+
+def _beside(view: View, now: Instant, kept: list[Kept], behind: list[Bucket], shift: Shifts) -> Iterator[Decision]:
+    """Those behind the first ones that wait: of one level the shortest first (EASY-SJBF, Tsafrir et al. 2007), which
+    harms none of the first ones. So if the shortest of a bucket finds no place, the longer ones need not be tried.
+    Where nobody knows when a first one can start, they come by their priority, and their passing is counted."""
+    failed, waits = Failed(view), {k.job.id for k in kept}
+    line: list[tuple[Order, Bucket, int]] = []
+    timed = {bucket: all(k.until is not None for k in _in_the_way(view, kept, bucket)) for bucket in behind}
+
+    def push(bucket: Bucket, place: int) -> None:
+        waiting = view.buckets.get(bucket)
+        entries = () if waiting is None else waiting.lengths if timed[bucket] else waiting.entries
+        while place < len(entries) and entries[place][1] in waits:
+            place += 1
+        if place < len(entries):
+            rank, job_id = entries[place]
+            yielding, level, patient, first, _ = key(view, bucket, 0, shift[bucket.account])
+            among = (rank, first) if timed[bucket] else (0.0, first)
+            heappush(line, ((yielding, level, patient, among, job_id), bucket, place))
+
+    for bucket in behind:
+        push(bucket, 0)
+    while line:
+        _, bucket, place = heappop(line)
+        waiting = view.buckets[bucket]
+        job = view.jobs[(waiting.lengths if timed[bucket] else waiting.entries)[place][1]]
+        if failed.covers(bucket) or view.array_full(job) or limited(view, job) is not None:
+            continue
+        decision = _decide(view, now, job, _in_the_way(view, kept, bucket))
+        if decision is not None:
+            yield decision
+            if not anything_to_give(view):
+                return
+            push(bucket, place)
+        elif not (shut := closed(view, job, now)) and fit(view, job, shut) is None:
+            failed.add(bucket)
 
 
 def _decide(view: View, now: Instant, job: Job, kept: list[Kept]) -> Decision | None:
@@ -101,43 +137,6 @@ def _gone_by(view: View, job: Job, now: Instant, kept: list[Kept]) -> bool:
         return False
     seconds = time_left(view, job)
     return seconds is not None and all(now.boot + seconds <= (k.until or 0.0) for k in kept)
-
-
-def time_left(view: View, job: Job) -> float | None:
-    """Seconds that a waiting job is expected to run when it is started; None: nobody knows."""
-    whole = total(view, job)
-    return None if whole is None else max(0.0, whole + job.lost - job.ran)
-
-
-def _shorter_ones(
-    view: View, now: Instant, bucket: Bucket, kept: list[Kept], looked_at: int
-) -> Generator[Decision, None, int]:
-    """The bucket's first job would fit but stay too long: those behind it that are short enough start. Returns how
-    many were looked at."""
-    before = looked_at
-    if any(k.until is None for k in kept):
-        return 0
-    window = min(k.until or 0.0 for k in kept) - now.boot
-    waiting = view.buckets[bucket]
-    if waiting.shortest is None or waiting.shortest[0] != waiting.version:
-        times = (time_left(view, job) for job in view.queued(bucket))
-        waiting.shortest = (waiting.version, min((t for t in times if t is not None), default=float("inf")))
-    if waiting.shortest[1] > window:
-        return 0
-    for job in list(view.queued(bucket)):
-        looked_at += 1
-        if looked_at > view.rules.policy.backfill_depth:
-            break
-        seconds = time_left(view, job)
-        if seconds is None or seconds > window or limited(view, job) is not None or view.array_full(job):
-            continue
-        shares = fit(view, job, closed(view, job, now))
-        if shares is None:
-            if view.reservations:
-                continue  # a shorter one may be allowed where this one is not
-            break  # the place is taken: nobody of this bucket fits any more
-        yield Start(job.id, shares)
-    return looked_at - before
 
 
 def reserve(view: View, now: Instant, job: Job) -> Kept:

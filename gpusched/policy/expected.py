@@ -30,12 +30,22 @@ def total(view: Knows, job: Job) -> float | None:
 
 
 def remaining(view: Knows, job: Job, now: Instant) -> float | None:
-    """Seconds that it still has to run, counted from now; what its preemptions cost it comes on top."""
+    """Seconds that it still has to run, counted from now; what its preemptions cost it comes on top.
+
+    A job that has run for longer than was expected needs a little more, nobody knows how much.
+    """
     whole = total(view, job)
     if whole is None:
         return None
     done = job.ran + running_for(view, job, now)
-    return max(whole + job.lost - done, LEAST_LEFT, LEAST_SHARE * done)
+    left = whole + job.lost - done
+    return left if left > 0 else max(LEAST_LEFT, LEAST_SHARE * done)
+
+
+def time_left(view: Knows, job: Job) -> float | None:
+    """Seconds that a waiting job is expected to run when it is started; None: nobody knows."""
+    whole = total(view, job)
+    return None if whole is None else max(0.0, whole + job.lost - job.ran)
 
 
 def basis(view: Knows, job: Job) -> str:

@@ -8,8 +8,8 @@ from itertools import islice
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Job
-from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.priority import Shifts
+from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.view import Bucket, Rank, View
 
 Order = tuple[int, int, bool, Rank, int]
@@ -110,6 +110,8 @@ def less_shut(view: View, bucket: Bucket, now: Instant, shut: frozenset[str]) ->
 def anything_to_give(view: View) -> bool:
     """False: every device is taken by jobs that stay, so that no waiting job needs to be looked at."""
     if view.open_devices or view.partly_open or view.leaving or view.stopping:
+        return True
+    if any(len(view.live[i].devices) > view.jobs[i].spec.request.gpus for i in view.elastic):
         return True
     if view.in_use.exceeding or (view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs):
         return True

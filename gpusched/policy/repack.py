@@ -71,7 +71,7 @@ def _first_fit(
     waiting: list[Job] = []
     left, line = sum(free), InOrder(view, running, set())
     while left > 0 and (found := line.next()) is not None:
-        job, standing = found
+        job, standing, _ = found
         held_back = standing is None and (view.array_full(job) or limited(view, job) is not None)
         place = None if held_back or job.spec.request.gpus > left else _place(free, pool, job.spec.request.gpus)
         if place is None:
@@ -98,10 +98,10 @@ def _place(free: list[int], pool: Pool, count: int) -> Place | None:
         return None
     place = [(group, pool.largest) for group in whole]
     if rest:
-        group = next((g for g, number in enumerate(free) if number >= rest and g not in whole), None)
-        if group is None:
+        last = next((g for g, number in enumerate(free) if number >= rest and g not in whole), None)
+        if last is None:
             return None
-        place.append((group, rest))
+        place.append((last, rest))
     return place
 
 

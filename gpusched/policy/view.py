@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.job import Attempt, AttemptKey, Job, Request
+from gpusched.model.policy import PolicyName
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
 from gpusched.model.state import LIVE, JobState, StopKind
+from gpusched.policy.expected import time_left
 from gpusched.policy.fairshare import Ledger
 from gpusched.policy.pool import Member, Pool
 from gpusched.policy.predict import Durations
@@ -72,11 +74,10 @@ class Bucket(NamedTuple):
 
 @dataclass(slots=True)
 class Waiting:
-    """The jobs of one bucket by the policy's rank, then id. `since`: changes with every change of the bucket."""
+    """The jobs of one bucket by the policy's rank, then id; and by how long they are expected to run."""
 
     entries: list[tuple[Rank, int]] = field(default_factory=list)
-    version: int = 0
-    shortest: tuple[int, float] | None = None  # version, seconds: the shortest expected duration, once asked
+    lengths: list[tuple[float, int]] = field(default_factory=list)  # seconds, for policies that backfill
 
 
 class View:
@@ -106,11 +107,12 @@ class View:
         self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
         self.in_use = Usage(rules.limits)
         self._rank = rank or _first_come
+        self._backfills = rules.policy.name is PolicyName.BACKFILL
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
         self._suitable: dict[Request, tuple[list[Slot], frozenset[str], Pool]] = {}
         self._kinds: dict[frozenset[str], tuple[frozenset[str], Pool]] = {}  # one object for each set of devices
-        self._place_of: dict[int, tuple[Bucket, Rank]] = {}
+        self._place_of: dict[int, tuple[Bucket, Rank, float]] = {}
         self._aging: list[tuple[float, int]] = []  # waiting jobs by when their patience ends; some have gone since
         self._past_patience: set[int] = set()
 
@@ -216,9 +218,11 @@ class View:
         for waiting in self.buckets.values():
             ids = [job_id for _, job_id in waiting.entries]
             waiting.entries = sorted((self._rank(self, self.jobs[job_id]), job_id) for job_id in ids)
-            waiting.version += 1
+            length = {job_id: self._length(self.jobs[job_id]) for job_id in ids}
+            if self._backfills:
+                waiting.lengths = sorted((length[job_id], job_id) for job_id in ids)
             for rank, job_id in waiting.entries:
-                self._place_of[job_id] = (self._place_of[job_id][0], rank)
+                self._place_of[job_id] = (self._place_of[job_id][0], rank, length[job_id])
 
     # ---- what the policies ask ------------------------------------------------------------------------------
 
@@ -420,14 +424,21 @@ class View:
         waiting = self.buckets.get(bucket)
         if waiting is None:
             waiting = self.buckets[bucket] = Waiting()
+        length = self._length(job)
         insort(waiting.entries, (rank, job.id))
-        waiting.version += 1
-        self._place_of[job.id] = (bucket, rank)
+        if self._backfills:
+            insort(waiting.lengths, (length, job.id))
+        self._place_of[job.id] = (bucket, rank, length)
         self.cpu_waiting += not job.spec.request.gpus
         self.guessed += _guessed(job)
         ends = self._patience_ends(job)
         if ends != float("inf") and not bucket.overdue:
             heappush(self._aging, (ends, job.id))
+
+    def _length(self, job: Job) -> float:
+        """Seconds; of unknown length: endless."""
+        seconds = time_left(self, job) if self._backfills else None
+        return float("inf") if seconds is None else seconds
 
     def _patience_ends(self, job: Job) -> float:
         """Wall clock."""
@@ -442,12 +453,13 @@ class View:
         if place is None:
             return
         self._past_patience.discard(job.id)
-        bucket, rank = place
+        bucket, rank, length = place
         self.cpu_waiting -= not bucket.request.gpus
         self.guessed -= _guessed(job)
         waiting = self.buckets[bucket]
-        waiting.version += 1
         del waiting.entries[bisect_left(waiting.entries, (rank, job.id))]
+        if self._backfills:
+            del waiting.lengths[bisect_left(waiting.lengths, (length, job.id))]
         if not waiting.entries:
             del self.buckets[bucket]
 
