@@ -118,6 +118,17 @@ def test_settings_reach_the_engine(tmp_path: Path) -> None:
     assert (ticked["policies"][0]["preemptions"], ticked["policies"][0]["makespan_s"]) == (2, 14_400 + 2800)
 
 
+def test_a_configuration_of_the_daemon_is_honoured(tmp_path: Path) -> None:
+    path = a_trace(tmp_path, "a,,,0,1,7200,", "b,,,60,1,60,")
+    config = tmp_path / "c.toml"
+    config.write_text('[policy]\nmin_run = "30m"\npreempt_cost = "5s"\n')
+    row = figures(
+        gpusched("simulate", path, "--devices", "1", "--policy", "srtf", "--config", str(config), "--json")
+    )["srtf"]
+    assert (row["preemptions"], row["lost_gpu_s"]) == (1, 5.0)
+    assert row["makespan_s"] == 7200 + 60 + 5 and row["mean_first_wait_s"] == (1800 - 60) / 2
+
+
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="an extra: pip install 'gpusched[plot]'")
 def test_a_picture_is_made_of_the_run(tmp_path: Path) -> None:
     picture = tmp_path / "out.png"
@@ -175,6 +186,8 @@ def test_on_a_terminal_one_line_changes_and_is_gone_in_the_end(
         (("--plot", "out.gif"), 1, "the name says no kind of picture"),
         (("--since", "3d"), 2, "--since is for --from-history"),
         (("--from-history",), 2, "--from-history and a trace do not go together"),
+        (("--config", "none.toml"), 2, "there is no configuration file none.toml"),
+        (("--config", "x.toml", "--semantics", "published"), 2, "--config has settings of the daemon's own semantics"),
         (("--durations", "guessed"), 2, "'guessed' is not one of 'given', 'unknown'"),
     ],
 )  # fmt: skip
