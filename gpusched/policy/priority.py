@@ -65,7 +65,7 @@ def factors(view: View, job: Job, now: Instant) -> Factors:
         Factor(waited / (weights.age_days * DAY), weights.age),
         Factor(view.ledger.factor(job.account, now.wall), weights.fair_share),
         Factor(size(view, job), weights.size),
-        Factor(float(-job.spec.nice), weights.nice),
+        Factor(0.0 - job.spec.nice, weights.nice),
     )
 
 
