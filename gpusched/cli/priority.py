@@ -28,7 +28,7 @@ _FACTORS = ("age", "fair_share", "size", "nice")
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}"
+    return f"{value + 0.0:.1f}"  # and not -0.0
 
 
 def _percent(value: float) -> str:
