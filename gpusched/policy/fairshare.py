@@ -23,7 +23,7 @@ from gpusched.model.job import Job
 from gpusched.model.policy import DAY, FairShare
 from gpusched.policy.decay import Decayed
 
-FORGOTTEN = 1.0  # device-seconds: an account without jobs that has decayed to less is forgotten
+FORGOTTEN = 0.01  # device-seconds: an account without jobs that has decayed to less is forgotten
 SLEW = 1.0  # seconds by which a clock may be set back without anything being counted anew
 _LEAST = 1e-300  # of a factor, which is above 0 however much was used
 
