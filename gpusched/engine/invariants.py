@@ -8,7 +8,8 @@ from gpusched.engine.dependencies import Met, evaluate, facts
 from gpusched.engine.engine import Engine
 from gpusched.engine.turn import eligible, unfinished_name
 from gpusched.model.clock import Instant
-from gpusched.model.job import Attempt
+from gpusched.model.job import Attempt, Share
+from gpusched.model.limits import Scope
 from gpusched.model.state import LIVE, JobState
 from gpusched.policy.explain import reason
 from gpusched.policy.priority import charged
@@ -24,6 +25,7 @@ def check(engine: Engine, now: Instant) -> None:
     _indexes_match_jobs(engine)
     _accounts_are_charged_for_what_runs(engine)
     _nobody_missed_a_dependency(engine)
+    _limits_count_what_is_used(engine)
     _every_waiting_job_has_a_reason(engine, now)
 
 
@@ -117,6 +119,30 @@ def _indexes_match_jobs(engine: Engine) -> None:
     assert state.arrays == arrays, f"arrays: {state.arrays}, but should be {arrays}"
     assert state.singletons == names, f"names: {state.singletons}, but should be {names}"
     assert +view._array_live == +live and +view._array_claims == +claims, "elements of arrays are miscounted"
+
+
+def _limits_count_what_is_used(engine: Engine) -> None:
+    view, rules = engine.view, engine.state.rules.limits
+    jobs, running, held, accounts = Counter[Scope](), Counter[Scope](), Counter[Scope](), Counter[str]()
+    for job in engine.state.jobs.values():
+        attempt, claims = view.live.get(job.id), job.id in view.claimants
+        shares = attempt.devices if attempt else tuple(map(Share, job.earmark)) if claims else ()
+        request = job.spec.request
+        mib = request.gpu_mem_mib if request.shared else None
+        parts = sum(view.in_use.part(share.uuid, mib) for share in shares)
+        for scope, _ in rules.scopes(job):
+            jobs[scope] += not job.state.final
+            running[scope] += attempt is not None or claims
+            held[scope] += parts
+        accounts[job.account] += parts if rules.quota_of(job.account) is not None else 0
+    for tally in view.in_use.tallies.values():
+        counted, scope = (tally.jobs, tally.running, tally.parts), tally.scope
+        true = (jobs[scope], running[scope], held[scope])
+        assert counted == true, f"{scope}: counted {counted} (jobs, running, parts), but it is {true}"
+    for name, account in view.in_use.accounts.items():
+        assert account.parts == accounts[name], f"account {name}: {account}, but it holds {accounts[name]}"
+        assert (account.parts > account.quota) == (name in view.in_use.exceeding), f"account {name}: {account}"
+    assert {scope for scope, many in jobs.items() if many} <= view.in_use.tallies.keys(), "a scope is not counted"
 
 
 def _nobody_missed_a_dependency(engine: Engine) -> None:

@@ -20,6 +20,7 @@ from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
 from gpusched.model.state import LEGAL_MOVES, JobState
+from gpusched.policy.limits import forbidden
 from gpusched.policy.view import View
 
 
@@ -242,6 +243,7 @@ def eligible(view: View, job: Job, now: Instant) -> bool:
         and (job.spec.begin is None or job.spec.begin <= now.wall)
         and _partition_allows(view.rules, job)
         and _reservation_open(view, job, now)
+        and not (view.in_use.active and forbidden(view.in_use.rules, job))
     )
 
 

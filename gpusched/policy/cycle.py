@@ -14,6 +14,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.policy.decisions import Decision, Start, Withdraw
 from gpusched.policy.fit import foreign_blocks, promised
+from gpusched.policy.limits import limited
 from gpusched.policy.policies import policy_of
 from gpusched.policy.reserve import closed
 from gpusched.policy.view import View
@@ -44,6 +45,8 @@ def _promises(view: View, now: Instant) -> Iterator[Decision]:
 
 def _broken_promise(view: View, job: Job, now: Instant) -> str:
     """Why the earmarked devices can never become the job's, or nothing if they still can."""
+    if (limit := limited(view, job)) is not None:
+        return limit.text
     shut = closed(view, job, now)
     for uuid in job.earmark:
         slot = view.slots.get(uuid)

@@ -21,6 +21,7 @@ from gpusched.policy.priority import scheduling_order
 from gpusched.policy.queue import Order
 from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.reserve_words import before_window, kept_from, of_device
+from gpusched.policy.rights import may_reclaim, over_quota, quota_text
 from gpusched.policy.view import Slot, View
 
 
@@ -38,6 +39,19 @@ class Word(StrEnum):
     ARRAY_LIMIT = "JobArrayTaskLimit"
     PARTITION_TIME = "PartitionTimeLimit"
     RESERVATION = "Reservation"
+    ASSOC_DEVICES = "AssocGrpGRES"
+    ASSOC_RUNNING = "AssocGrpJobsLimit"
+    USER_RUNNING = "AssocMaxJobsLimit"
+    ASSOC_JOB_DEVICES = "AssocMaxGRESPerJob"
+    ASSOC_TIME = "AssocMaxWallDurationPerJobLimit"
+    QOS_DEVICES = "QOSGrpGRES"
+    QOS_USER_DEVICES = "QOSMaxGRESPerUser"
+    QOS_RUNNING = "QOSGrpJobsLimit"
+    QOS_USER_RUNNING = "QOSMaxJobsPerUserLimit"
+    QOS_JOB_DEVICES = "QOSMaxGRESPerJob"
+    QOS_TIME = "QOSMaxWallDurationPerJobLimit"
+    PARTITION_DEVICES = "PartitionDeviceLimit"
+    PARTITION_RUNNING = "PartitionJobsLimit"
     CRON = "Cron"
     PREEMPTING = "Preempting"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
@@ -123,6 +137,8 @@ def _own_reason(view: View, job: Job, now: Instant) -> Reason | None:
         )
     if waits := before_window(view, job, now):
         return Reason(Word.RESERVATION, *waits)
+    if (limit := limited(view, job)) is not None:
+        return Reason(Word(limit.word), limit.text, limit.next)
     if view.closing:
         return Reason(Word.CLOSING, "the service is shutting down", "it runs again")
     return None
@@ -167,6 +183,8 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
     if request.gpu_mem_mib:
         need += f" with {format_size(request.gpu_mem_mib)}{' to share' if request.shared else ''}"
     free = f"{len(open_now)} of {len(suitable)} free"
+    if over_quota(view, job):
+        free += f"; {quota_text(view, job)}, so it waits for what nobody else wants"
     if first is not None:
         return Reason(Word.PRIORITY, f"{need}, {free}; job {first.key} is ahead", "the jobs ahead start, and more end")
     return Reason(Word.RESOURCES, f"{need}, {free}", "running jobs end or give devices back")
@@ -239,6 +257,8 @@ def _competing_queues(view: View, job: Job, order: Callable[[Job], Order]) -> li
 def _ahead_text(view: View, other: Job, job: Job) -> str:
     if job.yielding and not other.yielding:
         return f"job {job.key} gave its devices back and lets others go first, once"
+    if view.standing(job) > 1 >= view.standing(other):
+        return f"{quota_text(view, job)}: others go first"
     if view.priority(other) != view.priority(job):
         return f"QoS {other.spec.qos} goes before {job.spec.qos}"
     return "submitted earlier"
@@ -303,11 +323,16 @@ def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
         if suitable.isdisjoint(view.live[job_id].uuids):
             continue  # it has nothing that the job could wait for
         if may_leave(view, other, job):
-            verdicts.append(VictimVerdict(job_id, True, f"QoS {job.spec.qos} may preempt {other.spec.qos}"))
+            level = f"QoS {job.spec.qos} may preempt {other.spec.qos}"
+            text = quota_text(view, other) if may_reclaim(view, other, job) else level
+            verdicts.append(VictimVerdict(job_id, True, text))
         elif other.state is JobState.STOPPING and other.stop is not None:
             verdicts.append(VictimVerdict(job_id, False, f"is leaving already: {other.stop.phrase()}"))
         elif job.patient:
             text = f"job {job.key} gave its devices back and asks nobody to leave until it has run again"
+            verdicts.append(VictimVerdict(job_id, False, text))
+        elif over_quota(view, job):
+            text = f"{quota_text(view, job)}: job {job.key} asks nobody to leave"
             verdicts.append(VictimVerdict(job_id, False, text))
         else:
             verdicts.append(VictimVerdict(job_id, False, f"QoS {job.spec.qos} may not preempt {other.spec.qos}"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpusched.model.job import Job
-from gpusched.policy.limits import need
+from gpusched.policy.limits import devices_text, need
 
 if TYPE_CHECKING:
     from gpusched.policy.view import View
@@ -33,6 +33,15 @@ def guaranteed(view: View, job: Job) -> bool:
     """The job runs, or would run, within the quota of its account."""
     usage = view.in_use
     return usage.quotas and usage.account(job.account) is not None and not over_quota(view, job)
+
+
+def quota_text(view: View, job: Job) -> str:
+    """How much of the quota of its account is used: for jobs that are over it."""
+    account = view.in_use.account(job.account)
+    if account is None:
+        return f"account {job.account} has no quota"
+    used, quota = devices_text(account.parts), devices_text(account.quota)
+    return f"account {job.account} uses {used} devices, its quota is {quota}"
 
 
 def may_reclaim(view: View, victim: Job, job: Job) -> bool:

@@ -184,8 +184,8 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
 
 
 def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
-    """Who may be asked to leave for `job`, in the order of asking: those over a quota first, then the lowest level, then
-    who has moved least often, then who stands last."""
+    """Who may be asked to leave for `job`, in the order of asking: who is over a quota first, then the lowest level,
+    then who has moved least often, then who stands last."""
     order = view.order(job)
     found = [
         standing

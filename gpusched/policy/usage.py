@@ -162,6 +162,11 @@ class Usage:
             found = self.accounts[name] = Account(name, parts(quota))
         return found
 
+    def part(self, uuid: str, mib: int | None) -> int:
+        """Parts that so much memory of a device is (None: the whole); of one that never told its size a whole."""
+        total = self._totals.get(uuid)
+        return WHOLE if mib is None or not total else min(WHOLE, mib * WHOLE // total)
+
     def held(self, job: Job) -> int:
         """Parts of devices that are counted for this job already."""
         entry = self._entries.get(job.id)
@@ -186,13 +191,9 @@ class Usage:
 
     def _holds(self, job: Job, attempt: Attempt | None, promised: bool) -> int | None:
         if attempt is not None:
-            return sum(self._part(share.uuid, share.mem_mib) for share in attempt.devices)
+            return sum(self.part(share.uuid, share.mem_mib) for share in attempt.devices)
         if promised:
             mib = job.spec.request.gpu_mem_mib if job.spec.request.shared else None
-            return sum(self._part(uuid, mib) for uuid in job.earmark)
+            return sum(self.part(uuid, mib) for uuid in job.earmark)
         return 0 if job.state in LIVE else None
 
-    def _part(self, uuid: str, mib: int | None) -> int:
-        """A share of a device that never told its size counts as the whole."""
-        total = self._totals.get(uuid)
-        return WHOLE if mib is None or not total else min(WHOLE, mib * WHOLE // total)

@@ -64,7 +64,10 @@ def one_of_each() -> dict[Word, tuple[World, int]]:
     return found
 
 
-@pytest.mark.parametrize("word", [w for w in Word if w not in (Word.STARTING, Word.PARTITION_TIME)])
+OF_LIMITS = {word for word in Word if word.startswith(("Assoc", "QOS", "Partition"))}  # test_policy_limits.py
+
+
+@pytest.mark.parametrize("word", [w for w in Word if w is not Word.STARTING and w not in OF_LIMITS])
 def test_every_reason_is_given_with_a_sentence_and_what_would_have_to_happen(word):
     world, job = one_of_each()[word]
     why = world.why(job)
