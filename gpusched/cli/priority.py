@@ -165,8 +165,10 @@ def _size(row: Json) -> str:
     if not row["gpus"]:
         return "it needs no device"
     what = f"{row['gpus']} device{'' if row['gpus'] == 1 else 's'}"
-    where = f"partition {text.escape(row['partition'])}"
-    return f"{what}, {_percent(size['value'])} of {where}, for which there are {size['weight']:g} points"
+    what = f"{what}, {_percent(size['value'])} of partition {text.escape(row['partition'])}"
+    if not size["weight"]:
+        return f"{what}; size does not count here"
+    return f"{what}, for all of which there are {size['weight']:g} points"
 
 
 def _nice(row: Json) -> str:

@@ -9,7 +9,7 @@ most
 
     (w_fair_share + w_size + w_nice · (highest − lowest nice)) / w_age · age_days
 
-after it. With the default weights and without --nice that is 14.7 days. The QoS level comes before all of this.
+after it. With the default weights and without --nice that is 14 days. The QoS level comes before all of this.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_elements_of_an_array_that_stand_alike_are_one_row(daemon):
 
 
 def test_named_jobs_are_told_in_sentences(daemon):
-    later = a_row("43", None, age=factor(0.0, 1000.0), overdue=True, gpus=0)
+    later = a_row("43", None, size=factor(0.0, 0.0), age=factor(0.0, 1000.0), overdue=True, gpus=0)
     answer(daemon, a_row("42", 3, nice=factor(-50.0, 1.0)), later)
     result = gpusched("priority", "42", "43")
     assert result.out.splitlines() == [
@@ -50,7 +50,7 @@ def test_named_jobs_are_told_in_sentences(daemon):
         "  age           500.0  it has waited 3-12:00:00; 1000 points for every 7 days",
         "  fair share    628.0  account vision has used 41.8% of everything lately and has 25.0% of the shares: "
         "0.314 of 2000 points",
-        "  size           50.0  4 devices, 50.0% of partition default, for which there are 100 points",
+        "  size           50.0  4 devices, 50.0% of partition default, for all of which there are 100 points",
         "  nice          -50.0  --nice 50, 1 point for each step",
         "  priority     1178.2",
         "",
@@ -59,7 +59,7 @@ def test_named_jobs_are_told_in_sentences(daemon):
         "  age             0.0  it waits for something else than devices; 1000 points for every 7 days",
         "  fair share    628.0  account vision has used 41.8% of everything lately and has 25.0% of the shares: "
         "0.314 of 2000 points",
-        "  size           50.0  it needs no device",
+        "  size            0.0  it needs no device",
         "  nice            0.0  no --nice",
         "  priority     1178.2",
     ]

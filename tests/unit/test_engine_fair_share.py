@@ -152,7 +152,7 @@ def test_a_share_of_a_device_is_charged_by_its_memory() -> None:
 
 
 def test_the_total_is_its_static_part_and_what_is_equal_for_all_or_for_the_account() -> None:
-    world = World(4, rules=rules())
+    world = World(4, rules=rules(weights=Weights(size=100.0)))
     blocker = world.submit(by="root", gpus=4)
     world.started(blocker)
     waiting = [world.submit(by="ann", gpus=3, nice=7)]
