@@ -182,7 +182,7 @@ def test_a_job_without_a_time_limit_gets_the_shortest_that_its_limits_allow():
     assert world.job(world.submit(time_limit=60.0)).spec.time_limit == 60.0
 
 
-# ---- update, requeue, cron, a new configuration ------------------------------------------------------------------------
+# ---- update, requeue, cron, a new configuration ---------------------------------------------------------------------
 
 
 def test_an_update_obeys_the_same_limits():
@@ -264,7 +264,7 @@ def test_a_job_that_is_longer_than_a_new_limit_keeps_nobody_of_its_bucket_waitin
     assert world.running() == {long, short}
 
 
-# ---- promises -----------------------------------------------------------------------------------------------------------
+# ---- promises -------------------------------------------------------------------------------------------------------
 
 
 def test_promised_devices_count_so_that_the_promise_can_be_kept():
