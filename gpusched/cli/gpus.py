@@ -29,7 +29,10 @@ def _first(key: str) -> Field:
 
 
 GPU_FIELDS: dict[str, Field] = {
-    **{name: Field() for name in ("uuid", "name", "pci_bus_id", "group", "health", "fault", "state", "foreign", "samples")},
+    **{
+        name: Field()
+        for name in ("uuid", "name", "pci_bus_id", "group", "health", "fault", "state", "foreign", "samples")
+    },
     **{
         name: Field(right=True)
         for name in ("index", "memory_total", "memory_used", "utilization", "temperature", "power", "power_limit",

@@ -13,6 +13,7 @@ import click
 import pytest
 from markdown import Page
 
+from gpusched.api.reservation import ReservationBody
 from gpusched.api.submission import SourceBody, Submission
 from gpusched.cli.directives import read_directives
 from gpusched.cli.gpu_query import FACTS
@@ -22,12 +23,14 @@ from gpusched.daemon import config
 from gpusched.daemon.config_limits import AccountQuota, SharedLimits
 from gpusched.daemon.config_policy import FairShareSection, PolicySection, WeightsSection
 from gpusched.daemon.routes import ROUTES
+from gpusched.daemon.verbs.reservations import reservation_view
 from gpusched.daemon.views import JOB_FIELDS, device_view
 from gpusched.devices.faults import parse_faults
 from gpusched.launch.environ import job_environment
 from gpusched.model.device import Device
 from gpusched.model.errors import GpuschedError
 from gpusched.model.job import ArrayElement, Job, JobSpec, Owner, Request
+from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules, default_qos
 from gpusched.model.state import JobState, StopKind, diagram
 from gpusched.policy.explain import Word
@@ -269,6 +272,14 @@ def test_the_api_page_has_every_field_of_a_job_and_of_a_device() -> None:
     assert set(api.section("DEVICE").first_cells()) == set(shown)
     causes = {str(kind) for kind in StopKind}
     assert causes <= set(api.section("JOB").spans())
+
+
+def test_the_api_page_has_every_field_of_a_reservation() -> None:
+    api = BY_NAME["api.md"]
+    made = Reservation("x", (), 0.0, 1.0, 1.0)
+    assert set(api.section("RESERVATION").first_cells()) == set(reservation_view(made, View(Rules.default())))
+    (row,) = [row for row in api.section("Routes").rows() if row[0] == "POST /v1/reservations"]
+    assert set(re.findall(r'"(\w+)"(?:,|:|\}| or)', row[1])) >= set(ReservationBody.model_fields)
 
 
 def test_the_api_page_has_every_field_of_a_submission() -> None:
