@@ -36,12 +36,14 @@ def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
         job, state=JobState.STARTING, attempt=attempt.number, earmark=(), bypassed=0, yielding=False, patient=False
     )
     turn.put_attempt(attempt)
+    if job.spec.request.gpus_max is not None:
+        turn.view.fresh.add(job.id)
     turn.view.ledger.start(job, charged(attempt), turn.now.wall)
     turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
     turn.act(Launch(attempt.key, job, shares, grace(turn, job)))
 
 
-def _current(turn: Turn, key: AttemptKey, what: str) -> tuple[Job, Attempt] | None:
+def current(turn: Turn, key: AttemptKey, what: str) -> tuple[Job, Attempt] | None:
     """The job and its live attempt, or None for a message about an attempt that is over (counted, dropped)."""
     job, attempt = turn.state.jobs.get(key.job_id), turn.state.view.live.get(key.job_id)
     if job is None or attempt is None or attempt.number != key.number:
@@ -51,7 +53,7 @@ def _current(turn: Turn, key: AttemptKey, what: str) -> tuple[Job, Attempt] | No
 
 
 def on_started(turn: Turn, event: AttemptStarted) -> None:
-    found = _current(turn, event.attempt, "started")
+    found = current(turn, event.attempt, "started")
     if found is None:
         return
     job, attempt = found
@@ -61,20 +63,22 @@ def on_started(turn: Turn, event: AttemptStarted) -> None:
         attempt, started=turn.now.boot, started_at=turn.now.wall, pid=event.pid,
         watching=attempt.watching or event.watching,
     )
+    turn.started = True
     state = JobState.RUNNING if job.state is JobState.STARTING else job.state
     job = turn.put_job(job, state=state, started_at=turn.now.wall, failed_starts=0)
     turn.tell(job, "started", f"running as process {event.pid}")
+    turn.dirty = turn.dirty or turn.rules.policy.migrate  # who is to be moved is decided when nobody is on the way
     tell_dependents(turn, (job,))
 
 
 def on_watching(turn: Turn, event: AttemptWatching) -> None:
-    found = _current(turn, event.attempt, "watching")
+    found = current(turn, event.attempt, "watching")
     if found is not None and not found[1].watching:
         turn.put_attempt(found[1], watching=True)
 
 
 def on_saved(turn: Turn, event: AttemptSaved) -> None:
-    found = _current(turn, event.attempt, "saved")
+    found = current(turn, event.attempt, "saved")
     if found is None or found[1].saved == event.saved:
         return
     job, attempt = found
@@ -84,7 +88,7 @@ def on_saved(turn: Turn, event: AttemptSaved) -> None:
 
 
 def on_script_changed(turn: Turn, event: ScriptChanged) -> None:
-    found = _current(turn, event.attempt, "script-changed")
+    found = current(turn, event.attempt, "script-changed")
     if found is None:
         return
     job, attempt = found
@@ -128,7 +132,7 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
     if event.attempt in turn.view.leaving:
         clear_devices(turn, turn.view.leaving[event.attempt], frozenset(event.clear))
         return  # the same exit reported again, perhaps with more devices seen free
-    found = _current(turn, event.attempt, "exited")
+    found = current(turn, event.attempt, "exited")
     if found is None:
         return
     job, attempt = found
@@ -174,14 +178,18 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
     ran = 0.0
     if attempt.started is not None and attempt.ended is not None:
         ran = max(0.0, attempt.ended - attempt.started)
-    moved = verdict.state is JobState.PENDING and job.stop is not None and job.stop.kind in _MOVES
+    stop, waits = job.stop, verdict.state is JobState.PENDING
+    moved = waits and stop is not None and stop.kind in _MOVES
+    resized = waits and stop is not None and stop.kind is StopKind.RESIZE
     job = turn.put_job(
         job,
         state=verdict.state,
         stop=None,
         ran=job.ran + ran,
         gpu_seconds=job.gpu_seconds + ran * len(attempt.devices),
-        preemptions=job.preemptions + moved,
+        preemptions=job.preemptions + (moved and not resized),
+        resizes=job.resizes + (resized and verdict.restarts > job.restarts),
+        earmark=stop.keeps if resized and stop is not None else (),
         lost=job.lost + (cost(turn.view, job) if moved else 0.0),
         requeued_at=turn.now.wall if verdict.state is JobState.PENDING else job.requeued_at,
         saved=attempt.saved or job.saved,

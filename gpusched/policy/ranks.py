@@ -18,6 +18,7 @@ from gpusched.policy.view import Rank, View
 
 _STAYS = 0.25  # of the index of a running job under `predicted`: who waits must be that far ahead
 _SLACK = 1e-6  # device-seconds: times are sums of floats
+_AT_ONCE = 1e-6  # seconds
 
 
 def time_left(view: View, job: Job, now: Instant | None) -> Rank:
@@ -38,18 +39,31 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
     rules = view.rules.policy
     queue = queue_of(rules, attained(view, job, now))
     if not rules.running_first:
-        return (queue, 0, 0, 0.0)
-    if now is not None:
-        since, came = _joined(view, job, view.live[job.id], queue)
-        if came and since >= now.boot - 1e-9:
-            return (queue, 1, 1, now.boot)  # it comes into the queue at this moment: behind those who wait there
-        return (queue, 0, since, came)
+        return (queue, 0)
+    if now is None:
+        return (queue, 1, *_line(rules, job, queue), _took_place(rules, job, queue))
+    since, came = _joined(view, job, view.live[job.id], queue)
+    if came and since >= now.boot - _AT_ONCE:
+        return (queue, 1, 1, now.boot)  # it comes into the queue at this moment: behind those who wait there
+    return (queue, 0, since, came, *(() if came else _line(rules, job, queue)))
+
+
+def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
+    """The place among those who wait in a queue: who left last goes first, behind them who came into it since then,
+    at its submission or because it reached the limit at the moment at which it left."""
+    if job.requeued_at is None:
+        return 1, job.eligible_at or 0.0
+    over = (job.gpu_seconds - lower_limit(rules, queue)) / job.spec.request.gpus
+    if queue and over < max(rules.tick, _AT_ONCE) - _SLACK / 10:
+        return 1, job.requeued_at
+    return 0, -job.requeued_at
+
+
+def _took_place(rules: PolicyRules, job: Job, queue: int) -> float:
+    """Among those who left at one moment: when it had started, or come into the queue."""
     if job.requeued_at is None or job.started_at is None:
-        return (queue, 1, 1, job.eligible_at or 0.0)
-    demoted = job.started_at + _seconds_to(rules, queue, job, job.requeued_at - job.started_at)
-    if demoted > job.started_at and _on_grid(rules, demoted) >= job.requeued_at:
-        return (queue, 1, 1, job.requeued_at)
-    return (queue, 1, 0, -job.requeued_at, demoted)
+        return 0.0
+    return job.started_at + _seconds_to(rules, queue, job, job.requeued_at - job.started_at)
 
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:

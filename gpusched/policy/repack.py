@@ -35,6 +35,13 @@ def possible(view: View) -> bool:
     return len(kinds) == 1 and not any(request.shared for request in requests)
 
 
+def settled(view: View) -> bool:
+    """Nobody is on the way in or out: only then is it known what can be moved."""
+    if view.stopping or view.leaving or view.claimants:
+        return False
+    return all(attempt.started is not None for attempt in view.live.values())
+
+
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     pool = view.pool(next(bucket.request for bucket in view.buckets if bucket.request.gpus))
     running, staying = standings(view, now)
@@ -59,20 +66,15 @@ def _first_fit(
 ) -> tuple[dict[int, Place], list[Job]]:
     """Who would run where, and who of them waits, in order."""
     free = pool.able_in_groups(lambda uuid: view.slots[uuid].able)
-    fixed = [s.attempt for s in staying] + [view.live[job_id] for job_id in view.stopping if job_id in view.live]
-    for attempt in fixed:
-        for share in attempt.devices:
+    for standing in staying:
+        for share in standing.attempt.devices:
             free[pool.group_of(share.uuid)] -= 1
-    for job_id in view.claimants:
-        for uuid in view.jobs[job_id].earmark:
-            if not view.slots[uuid].holders:
-                free[pool.group_of(uuid)] -= 1
     places: dict[int, Place] = {}
     waiting: list[Job] = []
     left, line = sum(free), InOrder(view, running, set())
     while left > 0 and (found := line.next()) is not None:
-        job, standing, _ = found
-        held_back = standing is None and (view.array_full(job) or limited(view, job) is not None)
+        job, moving, _ = found
+        held_back = moving is None and (view.array_full(job) or limited(view, job) is not None)
         place = None if held_back or job.spec.request.gpus > left else _place(free, pool, job.spec.request.gpus)
         if place is None:
             line.refuse()
@@ -81,7 +83,7 @@ def _first_fit(
             free[group] -= number
             left -= number
         places[job.id] = place
-        if standing is None:
+        if moving is None:
             waiting.append(job)
     return places, waiting
 

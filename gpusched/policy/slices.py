@@ -55,8 +55,11 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
         return
     yield from _without_devices(view)
     if rules.migrate and on_tick and repack.possible(view):
-        yield from repack.serve(view, now)
-        return
+        if repack.settled(view):
+            yield from repack.serve(view, now)
+            return
+        if not rules.calm:
+            return
     if _everybody_fits(view):
         yield from _start_all(view, now)
         return
@@ -153,7 +156,7 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
     for job in shares.waiting:
         if view.array_full(job) or limited(view, job) is not None:
             continue
-        plan = plan_among(view, job, (), closed(view, job, now))
+        plan = plan_among(view, job, (), now, closed(view, job, now))
         if plan is not None:
             yield _start_or_wait(view, job, plan)
 
@@ -178,7 +181,7 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
             continue
         if not may_ask or job.patient or over_quota(view, job):
             continue
-        plan = plan_among(view, job, _willing(view, job, shares), shut)
+        plan = plan_among(view, job, _willing(view, job, shares), now, shut)
         if plan is not None and _worth_it(view, now, job, plan):
             yield Preempt(job.id, plan)
 
