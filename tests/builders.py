@@ -28,6 +28,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.errors import GpuschedError
 from gpusched.model.events import (
     AttemptExited,
+    AttemptProgressed,
     AttemptSaved,
     AttemptStarted,
     AttemptWatching,
@@ -239,6 +240,10 @@ class World:
         if key in self.processes:
             self.processes[key].saved = saved
         self.handle(AttemptSaved(key, saved))
+
+    def progresses(self, job: int, step: float, total: float | None = None) -> None:
+        """The job has told how far it is."""
+        self.handle(AttemptProgressed(self.key(job), step, self.now.wall, total))
 
     def exits(
         self, job: int, code: int | None = 0, *, signal: int | None = None, saved_step: int | None = None,

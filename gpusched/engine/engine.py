@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from gpusched.engine import attempts
+from gpusched.engine import attempts, elastic
 from gpusched.engine.deadlines import next_begin, next_deadline, run_out
 from gpusched.engine.dependencies import Met, evaluate, follow, look_again, names, settle
 from gpusched.engine.devices import on_sampled
@@ -28,6 +28,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.errors import GpuschedError
 from gpusched.model.events import (
     AttemptExited,
+    AttemptProgressed,
     AttemptSaved,
     AttemptStarted,
     AttemptWatching,
@@ -138,9 +139,13 @@ class Engine:
         decision = None if self.view.closing else next(cycle(self.view, now), None)
         match decision:
             case Start(job.id, devices):
-                return f"would start now on {describe_devices(self.state, devices)}"
+                more = ", and on more that are free" if job.spec.request.most > len(devices) else ""
+                return f"would start now on {describe_devices(self.state, devices)}{more}"
             case Preempt(job.id, plan) if plan.victims:
                 return f"would preempt job {', '.join(self.state.jobs[v.job_id].key for v in plan.victims)}"
+            case Preempt(job.id, plan) if plan.gives:
+                lent = ", ".join(self.state.jobs[each.attempt.job_id].key for each in plan.gives)
+                return f"would get devices that job {lent} gives back"
             case Preempt(job.id, plan):
                 shares = tuple(Share(uuid) for uuid in plan.devices)
                 return f"would wait for jobs that are leaving {describe_devices(self.state, shares)}"
@@ -171,6 +176,8 @@ class Engine:
                 attempts.on_watching(turn, event)
             case AttemptSaved():
                 attempts.on_saved(turn, event)
+            case AttemptProgressed():
+                elastic.on_progressed(turn, event)
             case ScriptChanged():
                 attempts.on_script_changed(turn, event)
             case AttemptExited():

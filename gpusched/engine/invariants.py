@@ -73,7 +73,8 @@ def _gangs_are_whole(engine: Engine) -> None:
     for attempt in engine.view.live.values():
         job = engine.state.jobs[attempt.job_id]
         gang = len(attempt.devices)
-        assert gang == job.spec.request.gpus, f"job {job.key} has {gang} devices of {job.spec.request.gpus}"
+        request = job.spec.request
+        assert gang == request.within(gang), f"job {job.key} has {gang} devices of {request.counts_text}"
         assert len(set(attempt.uuids)) == gang, f"job {job.key} holds a device twice"
 
 
@@ -96,8 +97,11 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
     assert view.open_devices == sum(slot.open for slot in view.slots.values()), "open devices are miscounted"
     for uuid, slot in view.slots.items():
         if slot.kept_for is not None:
-            assert slot.kept_for in view.claimants, f"device {uuid} is kept for {slot.kept_for}, who claims nothing"
-            assert uuid in view.jobs[slot.kept_for].earmark, f"device {uuid} is kept for {slot.kept_for} in vain"
+            whose = view.jobs[slot.kept_for]
+            kept = whose.stop.keeps if whose.stop is not None else whose.earmark
+            claims = slot.kept_for in view.claimants or slot.kept_for in view.stopping
+            assert claims, f"device {uuid} is kept for {slot.kept_for}, who claims nothing"
+            assert uuid in kept, f"device {uuid} is kept for {slot.kept_for} in vain"
     claiming = {j.id for j in engine.state.jobs.values() if j.earmark}
     assert claiming == view.claimants, f"jobs with promised devices: {claiming}, claimants: {view.claimants}"
     assert view.overdue <= view.leaving.keys(), f"overdue, but not leaving: {view.overdue - view.leaving.keys()}"

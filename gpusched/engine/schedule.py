@@ -23,6 +23,8 @@ def schedule(turn: Turn) -> None:
     """One scheduling cycle, if anything has changed that it could depend on, or its time has come."""
     due = turn.state.look_at is not None and turn.state.look_at <= turn.now.boot + 1e-9
     if not (turn.dirty or due) or turn.view.closing:
+        if turn.started and turn.state.look_at is None:
+            turn.state.look_at = next_look(turn.view, turn.now)
         return
     _rank_anew(turn)
     decided = cycle(turn.view, turn.now)

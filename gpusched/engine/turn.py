@@ -86,6 +86,7 @@ class Turn:
         self.state = state
         self.now = now
         self.dirty = False  # something that a scheduling decision could depend on has changed
+        self.started = False  # an attempt has started: times that count from its start are known now
         self.actions: list[Action] = []
         self._jobs: dict[int, Job] = {}
         self._attempts: dict[AttemptKey, Attempt] = {}

@@ -242,6 +242,7 @@ Event = (
     | AttemptStarted
     | AttemptWatching
     | AttemptSaved
+    | AttemptProgressed
     | ScriptChanged
     | AttemptExited
     | DevicesSampled

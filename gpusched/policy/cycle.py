@@ -3,7 +3,7 @@
 The cycle yields one decision at a time and the engine carries each out before asking for the next, so that the
 view is always true. First come the preemptors whose victims have left: they start on exactly the devices they were
 promised; a promise that can no longer be kept (a device failed or is in foreign use) is withdrawn and the job waits
-as any other. Then the policy serves those who wait.
+as any other. Then the policy serves those who wait. What nobody who waits could use goes to elastic jobs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Job
+from gpusched.policy import grow
 from gpusched.policy.decisions import Decision, Start, Withdraw
 from gpusched.policy.fit import foreign_blocks, promised
 from gpusched.policy.limits import limited
@@ -27,6 +28,15 @@ def cycle(view: View, now: Instant) -> Iterator[Decision]:
     view.age(now)
     if view.buckets:
         yield from policy_of(view.rules).serve(view, now)
+    if view.elastic:
+        yield from grow.decide(view, now)
+
+
+def next_look(view: View, now: Instant) -> float | None:
+    """When (boot clock) the passing of time alone can make a cycle decide otherwise; None: never."""
+    look = policy_of(view.rules).next_look(view, now)
+    mine = grow.next_look(view, now) if view.elastic else None
+    return look if mine is None or (look is not None and look <= mine) else mine
 
 
 def _promises(view: View, now: Instant) -> Iterator[Decision]:

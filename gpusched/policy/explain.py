@@ -11,9 +11,10 @@ from itertools import islice, takewhile
 from gpusched.model.clock import Instant
 from gpusched.model.dependency import Relation
 from gpusched.model.device import Health
-from gpusched.model.job import HoldKind, Job
-from gpusched.model.state import JobState
+from gpusched.model.job import HoldKind, Job, Request
+from gpusched.model.state import JobState, StopKind
 from gpusched.model.units import format_size
+from gpusched.policy.elastic import offers
 from gpusched.policy.fit import fit, foreign_blocks, room_for
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import may_leave
@@ -179,7 +180,7 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
         )
     if len(open_now) >= request.gpus:
         return Reason(Word.STARTING, "it is about to start", "the next scheduling cycle, at once")
-    need = f"needs {request.gpus} device{'s' if request.gpus > 1 else ''}"
+    need = f"needs {_count_text(request)}"
     if request.gpu_mem_mib:
         need += f" with {format_size(request.gpu_mem_mib)}{' to share' if request.shared else ''}"
     free = f"{len(open_now)} of {len(suitable)} free"
@@ -193,7 +194,7 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
 def _preempting(view: View, job: Job) -> Reason:
     leaving = sorted(
         {
-            _name(view, key.job_id)
+            key.job_id
             for uuid in job.earmark
             if uuid in view.slots
             for key in view.slots[uuid].holders
@@ -201,7 +202,28 @@ def _preempting(view: View, job: Job) -> Reason:
     )
     if not leaving:
         return Reason(Word.PREEMPTING, "its devices are being checked", "they are seen free")
-    return Reason(Word.PREEMPTING, f"job {', '.join(leaving)} saves and leaves its devices to it", "it has left")
+    gives = [text for job_id in leaving if (text := _gives_text(view, job, job_id))]
+    whole = [_name(view, job_id) for job_id in leaving if not _gives_text(view, job, job_id)]
+    if whole:
+        gives.insert(0, f"job {', '.join(whole)} saves and leaves its devices to it")
+    return Reason(Word.PREEMPTING, "; ".join(gives), "it has left" if whole else "it has saved and goes on with fewer")
+
+
+def _gives_text(view: View, job: Job, job_id: int) -> str:
+    """`job 17 gives 2 of its 4 devices to it`, for an elastic job that goes on with fewer; else nothing."""
+    other = view.jobs.get(job_id)
+    if other is None or other.stop is None or other.stop.kind is not StopKind.RESIZE or other.stop.for_job != job.id:
+        return ""
+    return f"job {other.key} {other.stop.phrase().partition(' to job ')[0]} to it"
+
+
+def _count_text(request: Request) -> str:
+    """`2 devices`, `2 to 8 devices`, `1, 2 or 4 devices`."""
+    if not request.elastic:
+        return f"{request.gpus} device{'s' if request.gpus > 1 else ''}"
+    if request.gpu_counts:
+        return f"{', '.join(map(str, request.gpu_counts[:-1]))} or {request.gpu_counts[-1]} devices"
+    return f"{request.gpus} to {request.most} devices"
 
 
 class _Rivals:
@@ -312,17 +334,24 @@ def _name(view: View, job_id: int | None) -> str:
     return job.key if job else str(job_id)
 
 
-def victims(view: View, job: Job) -> tuple[VictimVerdict, ...]:
-    """Every running job that holds a device it could use: could it be preempted for this one, and why (not)."""
+def victims(view: View, job: Job, now: Instant) -> tuple[VictimVerdict, ...]:
+    """Every running job that holds a device it could use: could it be preempted for this one, and why (not).
+
+    An elastic one may instead give back what it has above its least number.
+    """
     if job.spec.request.gpus == 0:
         return ()
     suitable = {slot.device.uuid for slot in view.suitable(job.spec.request)}
+    lent = {offer.attempt.job_id: len(offer.uuids) for offer in offers(view, job, now)}
     verdicts = []
     for job_id in sorted(view.live):
         other = view.jobs[job_id]
         if suitable.isdisjoint(view.live[job_id].uuids):
             continue  # it has nothing that the job could wait for
-        if may_leave(view, other, job):
+        if job_id in lent and not over_quota(view, job):
+            spare = f"it can go on without {lent[job_id]} of its {len(view.live[job_id].devices)} devices"
+            verdicts.append(VictimVerdict(job_id, True, spare))
+        elif may_leave(view, other, job):
             level = f"QoS {job.spec.qos} may preempt {other.spec.qos}"
             text = quota_text(view, other) if may_reclaim(view, other, job) else level
             verdicts.append(VictimVerdict(job_id, True, text))

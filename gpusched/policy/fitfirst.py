@@ -40,7 +40,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
                     return
                 queue.push_next(bucket)
                 continue
-            plan = plan_preemption(view, job, shut)
+            plan = plan_preemption(view, job, now, shut)
             if plan is not None:
                 yield Preempt(job.id, plan, goes_past(view, first_waiting, plan.devices))
                 queue.push_next(bucket)

@@ -45,7 +45,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
             yield Start(job.id, shares)
             queue.push_next(bucket)
             continue
-        plan = plan_preemption(view, job, shut)
+        plan = plan_preemption(view, job, now, shut)
         if plan is not None:
             yield Preempt(job.id, plan)
             queue.push_next(bucket)

@@ -1,7 +1,7 @@
 """Which running jobs would have to leave for a more important one.
 
 After Kueue's preemption (remove candidates in order until the newcomer fits, then give back every one that turns
-out not to be needed).
+out not to be needed). What elastic jobs have above their least number is asked for before whole jobs are.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from gpusched.model.job import Attempt, Job
+from gpusched.model.clock import Instant
+from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.state import JobState
+from gpusched.policy.elastic import Give, Offer, give, offers
 from gpusched.policy.fit import fit
 from gpusched.policy.rights import guaranteed, may_reclaim, over_quota
 from gpusched.policy.view import Lifted, View
@@ -18,10 +20,12 @@ from gpusched.policy.view import Lifted, View
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The devices that the preemptor will get, and the attempts that must leave them."""
+    """The devices that the preemptor will get, the attempts that must leave them, and the elastic ones that go on with
+    fewer."""
 
     devices: tuple[str, ...]
     victims: tuple[Attempt, ...]
+    gives: tuple[Give, ...] = ()
 
 
 def candidates(view: View, job: Job) -> list[Attempt]:
@@ -60,10 +64,11 @@ def may_leave(view: View, victim: Job, job: Job) -> bool:
     return view.rules.may_preempt(job.spec.qos, victim.spec.qos) or may_reclaim(view, victim, job)
 
 
-def plan_preemption(view: View, job: Job, closed: Container[str] = frozenset()) -> Plan | None:
+def plan_preemption(view: View, job: Job, now: Instant, closed: Container[str] = frozenset()) -> Plan | None:
     """The smallest set of victims of lower levels, in the stated order, whose leaving lets `job` start; or None.
 
-    closed: devices that this job may not use.
+    closed: devices that this job may not use. Elastic jobs of its own and of lower levels give back what they have
+    above their least number, before any whole job is asked.
     Where the devices of attempts that are leaving anyway will be enough, the plan has no victims: those devices are
     just promised to the job, so that the next preemptor does not count on them too.
     """
@@ -72,15 +77,18 @@ def plan_preemption(view: View, job: Job, closed: Container[str] = frozenset()) 
         return None
     reclaims = bool(view.in_use.exceeding) and guaranteed(view, job)
     if not (level.preempts or reclaims):
-        return None
+        return plan_among(view, job, (), now, closed) if view.elastic and offers(view, job, now) else None
     somebody = reclaims or any(view.running[victim] for victim in level.preempts)
-    return plan_among(view, job, candidates(view, job) if somebody else (), closed)
+    return plan_among(view, job, candidates(view, job) if somebody else (), now, closed)
 
 
 def plan_among(
-    view: View, job: Job, willing: Sequence[Attempt], closed: Container[str] = frozenset()
+    view: View, job: Job, willing: Sequence[Attempt], now: Instant, closed: Container[str] = frozenset()
 ) -> Plan | None:
-    """The smallest set of victims among `willing`, taken in this order, whose leaving lets `job` start; or None."""
+    """The smallest set of victims among `willing`, taken in this order, whose leaving lets `job` start; or None.
+
+    Before them all, elastic jobs are asked for what they can spare.
+    """
     lifted: Lifted = []
     try:
         for attempt in view.departing(job):
@@ -88,30 +96,49 @@ def plan_among(
         shares = fit(view, job, closed)
         if shares is not None:
             return Plan(tuple([share.uuid for share in shares]), ())
-        chosen: list[Attempt] = []
+        chosen: list[Offer] = []
         asked: Lifted = []
         try:
-            for attempt in willing:
-                chosen.append(attempt)
-                view.lift(attempt, asked)
+            for offer in (*offers(view, job, now), *[Offer(attempt, attempt.uuids) for attempt in willing]):
+                chosen.append(offer)
+                view.lift(offer.attempt, asked, offer.uuids)
                 if fit(view, job, closed) is not None:
                     break
             else:
                 return None
         finally:
             view.put_back(asked)
-        for attempt in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
-            rest = [other for other in chosen if other is not attempt]
-            if _fits_without(view, job, rest, closed):
+        for offer in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
+            rest = [other for other in chosen if other is not offer]
+            if _fit_without(view, job, rest, closed) is not None:
                 chosen = rest
-        with view.without(chosen):
-            shares = fit(view, job, closed)
+        shares = _fit_without(view, job, chosen, closed)
+        assert shares is not None
+        return _plan(view, job, shares, chosen, closed)
     finally:
         view.put_back(lifted)
-    assert shares is not None
-    return Plan(tuple([share.uuid for share in shares]), tuple(chosen))
 
 
-def _fits_without(view: View, job: Job, attempts: list[Attempt], closed: Container[str]) -> bool:
-    with view.without(attempts):
-        return fit(view, job, closed) is not None
+def _fit_without(
+    view: View, job: Job, asked: list[Offer], closed: Container[str]
+) -> tuple[Share, ...] | None:
+    lifted: Lifted = []
+    try:
+        for offer in asked:
+            view.lift(offer.attempt, lifted, offer.uuids)
+        return fit(view, job, closed)
+    finally:
+        view.put_back(lifted)
+
+
+def _plan(view: View, job: Job, shares: tuple[Share, ...], chosen: list[Offer], closed: Container[str]) -> Plan:
+    """The plan on these devices, or on as many others that elastic jobs would rather give."""
+    for place, offer in enumerate(chosen):
+        taken = sum(share.uuid in offer.uuids for share in shares)
+        rather = [*chosen[:place], Offer(offer.attempt, offer.uuids[:taken]), *chosen[place + 1 :]]
+        if not offer.whole and (found := _fit_without(view, job, rather, closed)) is not None:
+            chosen, shares = rather, found
+    devices = tuple([share.uuid for share in shares])
+    victims = tuple([offer.attempt for offer in chosen if offer.whole])
+    gives = [give(view, offer.attempt, devices) for offer in chosen if not offer.whole]
+    return Plan(devices, victims, tuple([each for each in gives if len(each.keeps) < len(each.attempt.devices)]))

@@ -158,7 +158,7 @@ def test_a_job_that_gave_its_device_back_does_not_take_it_from_a_lower_level_unt
     world.exits(polite, code=85)
     assert world.running() == {low}
     assert world.asked_to_stop() == [polite]  # and nobody since
-    assert "gave its devices back" in victims(world.engine.view, world.job(polite))[0].text
+    assert "gave its devices back" in victims(world.engine.view, world.job(polite), world.now)[0].text
     normal = world.submit()
     assert world.asked_to_stop() == [low]  # others may
     world.exits(low, code=85)

@@ -189,7 +189,7 @@ def test_every_running_job_says_whether_it_could_be_preempted():
     world.submit(gpus=0)  # has no device: nothing that anybody could wait for
     world.cancel(leaving)
     job = world.submit(gpus=4, hold=True)
-    texts = {v.job_id: (v.preemptible, v.text) for v in explain.victims(world.engine.view, world.job(job))}
+    texts = {v.job_id: (v.preemptible, v.text) for v in explain.victims(world.engine.view, world.job(job), world.now)}
     assert texts == {
         low: (True, "QoS normal may preempt low"),
         normal: (False, "QoS normal may not preempt normal"),

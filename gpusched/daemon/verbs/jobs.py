@@ -172,7 +172,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
         ],
         "victims": [
             {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "preemptible": v.preemptible, "text": v.text}
-            for v in explain.victims(view, job)
+            for v in explain.victims(view, job, now)
             for o in [jobs_by_id[v.job_id]]
         ],
     }
