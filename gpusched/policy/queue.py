@@ -113,8 +113,6 @@ def anything_to_give(view: View) -> bool:
         return True
     if any(len(view.live[i].devices) > view.jobs[i].spec.request.gpus for i in view.elastic):
         return True
-    if any(len(view.live[i].devices) > view.jobs[i].spec.request.gpus for i in view.elastic):
-        return True
     if view.in_use.exceeding or (view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs):
         return True
     return any(view.running[victim] for level in view.rules.qos.values() for victim in level.preempts)
