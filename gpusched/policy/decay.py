@@ -36,29 +36,36 @@ class Decayed:
 
     def settle(self, now: float) -> None:
         """Bring the sums to `now`. Where the clock has gone back they stay as they are and count from there."""
-        passed = max(0.0, now - self.at)
+        passed, self.at = now - self.at, now
+        if passed <= 0.0:
+            return
         kept = exp(-self.decay * passed)
         self.ended *= kept
-        self.live = self.live * kept + self.gpus * self.used(passed)
-        self.at = now
+        self.live *= kept
+        if self.gpus:
+            self.live += self.gpus * self.used(passed)
 
     def start(self, gpus: float, started: float, now: float) -> None:
         """An attempt has been running since `started`: since just now, or since before a restart."""
         self.settle(now)
         self.gpus += gpus
-        self.live += gpus * self.used(max(0.0, now - started))
+        if started < now:
+            self.live += gpus * self.used(now - started)
         self.young.start(gpus, started)
 
     def end(self, gpus: float, started: float, ran: float, now: float) -> None:
         """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
         self.settle(now)
-        counted = max(0.0, now - started)
-        idle = max(0.0, counted - ran)  # between its end and the moment in which the daemon learned of it
+        counted = now - started if started < now else 0.0
+        used = self.used(ran) if ran > 0.0 else 0.0
+        idle = counted - ran  # between its end and the moment in which the daemon learned of it
+        self.ended += gpus * (used if idle <= 0.0 else used * exp(-self.decay * idle))
         self.gpus -= gpus
-        self.live = max(0.0, self.live - gpus * self.used(counted))
-        self.ended += gpus * self.used(max(0.0, ran)) * exp(-self.decay * idle)
+        self.live -= gpus * self.used(counted)
         if self.gpus < 1e-9:
             self.gpus = self.live = 0.0  # nothing runs: no rounding error stays behind
+        elif self.live < 0.0:
+            self.live = 0.0
         self.young.end(gpus, started, now)
 
     def restart(self, now: float) -> None:
@@ -100,23 +107,33 @@ class Young:
 
     def end(self, gpus: float, started: float, now: float) -> None:
         """An attempt on so many devices that started then has ended."""
-        self.ahead(now)
+        self._follow(now)
+        if started <= now - self.entry:
+            return  # it had outgrown the charge
         index = max(self._mark, bisect_left(self._starts, started))
-        if started + self.entry > now and index < len(self._starts):
+        if index < len(self._starts):
             self._change(index, -gpus)
 
     def ahead(self, now: float) -> float:
         """Device-seconds that are charged beyond what has been used."""
-        starts = self._starts
-        while self._mark < len(starts) and starts[self._mark] + self.entry <= now:
-            self._count(self._mark, -self._gpus[self._mark])
-            self._mark += 1
-        while self._mark and starts[self._mark - 1] + self.entry > now:
-            self._mark -= 1
-            self._count(self._mark, self._gpus[self._mark])
+        self._follow(now)
+        if self._sum <= 0.0:
+            return 0.0
         # at most the whole charge: where the clock was set back, starts may lie ahead of it
         left = self._sum * (self.entry - (now - self._origin)) + self._gpus_starts
-        return min(max(0.0, left), max(0.0, self._sum) * self.entry)
+        return min(max(0.0, left), self._sum * self.entry)
+
+    def _follow(self, now: float) -> None:
+        """Have the mark where the young begin at this moment."""
+        starts, grown = self._starts, now - self.entry
+        mark = self._mark
+        while mark < len(starts) and starts[mark] <= grown:
+            self._count(mark, -self._gpus[mark])
+            mark += 1
+        while mark and starts[mark - 1] > grown:
+            mark -= 1
+            self._count(mark, self._gpus[mark])
+        self._mark = mark
 
     def _change(self, index: int, gpus: float) -> None:
         self._gpus[index] += gpus
@@ -129,7 +146,7 @@ class Young:
 
     def _trim(self, now: float) -> None:
         """Let go of those that have outgrown the charge, once they are the most."""
-        self.ahead(now)
+        self._follow(now)
         if self._mark > 64 and 2 * self._mark > len(self._starts):
             del self._starts[: self._mark], self._gpus[: self._mark]
             self._mark = 0

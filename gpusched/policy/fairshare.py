@@ -69,8 +69,8 @@ class Ledger:
         if self._jobs[account] > 0:
             return
         del self._jobs[account]
-        self._forget(account)
-        self._count_shares()
+        if self._forget(account) or account not in self._accounts:
+            self._count_shares()
 
     def start(self, job: Job, gpus: float, now_wall: float) -> None:
         """An attempt of the job has been given so many devices (a part of one, where it shares its memory)."""
@@ -83,8 +83,8 @@ class Ledger:
         if account not in self._accounts:
             self._accounts[account] = Decayed(self._decay, self._entry, now_wall)
             self._count_shares()
-        for usage in (self._accounts[account], self._all):
-            usage.start(gpus, started, now_wall)
+        self._accounts[account].start(gpus, started, now_wall)
+        self._all.start(gpus, started, now_wall)
         self._running[job.id] = Running(account, gpus, started)
         self.version += 1
 
@@ -202,4 +202,5 @@ class Ledger:
                 for usage in (self._accounts[running.account], self._all):
                     usage.start(running.gpus, running.started, now)
             self._seen = now
-        self._seen = max(self._seen, now)
+        elif now > self._seen:
+            self._seen = now
