@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
+from gpusched.devices.topology import groups, numa_node
 from gpusched.model.device import DeviceProcess, DeviceReading, Health
 
 try:
@@ -28,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 MIB = 1 << 20
 UNIDENTIFIED = "UNIDENTIFIED-"
+_SAME_NODE = 40  # NVML_TOPOLOGY_NODE: nothing further apart than one NUMA node
 _SIMULATE = (
     "To try gpusched without a GPU, start `gpusched daemon run --devices sim:4x24G`, or watch `gpusched demo`."
 )
@@ -126,6 +128,27 @@ class Nvml:
             if uuids is None or reading.uuid in uuids:
                 yield reading
 
+    def topology(self) -> dict[str, str]:
+        """The group of each device that has been read, by uuid; empty where this driver does not tell it."""
+        handles: dict[str, Any] = {}
+        buses: dict[str, str | None] = {}
+        for index, identity in sorted(self._identities.items()):
+            handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+            if handle is not None:
+                handles[identity.uuid], buses[identity.uuid] = handle, identity.pci_bus_id
+
+        def linked(one: str, other: str) -> bool:
+            return bool(_optional(_nvlink, handles[one], handles[other]))
+
+        def near(one: str, other: str) -> bool | None:
+            level = _optional(pynvml.nvmlDeviceGetTopologyCommonAncestor, handles[one], handles[other])
+            if level is not None:
+                return int(level) <= _SAME_NODE
+            nodes = numa_node(buses[one]), numa_node(buses[other])
+            return None if None in nodes else nodes[0] == nodes[1]
+
+        return groups(list(handles), linked, near)
+
     def _reading(self, index: int, limit: int) -> DeviceReading:
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -173,6 +196,12 @@ class Nvml:
             health=Health.FAILED,
             fault=fault,
         )
+
+
+def _nvlink(one: Any, other: Any) -> bool:
+    """The two can reach each other's memory over NVLink, directly or through switches."""
+    status = pynvml.nvmlDeviceGetP2PStatus(one, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+    return bool(status == pynvml.NVML_P2P_STATUS_OK)
 
 
 def _identity(handle: Any) -> _Identity:

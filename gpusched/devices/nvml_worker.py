@@ -4,7 +4,8 @@
 
 One JSON object a line. On stdin: {"id": 7, "op": "sample"} or {"id": 7, "op": "read", "uuids": [...]}. On stdout first
 {"ready": {"driver", "error"}}, then for each request one {"id": 7, "device": {...}} per device as it is read (so that
-the other side knows where a hang began) and {"id": 7, "done": {"driver", "error"}}.
+the other side knows where a hang began) and {"id": 7, "done": {"driver", "error"}}. The request {"id": 7, "op":
+"topology"} asks for the groups of the devices that have been read: {"id": 7, "done": {"driver", "error", "groups": {}}}.
 
 It ends by itself, with exit code 0, when stdin ends and whenever a fresh process is better than this one: NVML failed
 after its library was loaded, the library on disk was replaced (a driver upgrade), or this process has grown old or big.
@@ -42,6 +43,9 @@ def _start(nvml: Nvml) -> str | None:
 def _answer(nvml: Nvml, request: dict[str, Any]) -> str | None:
     """Answer one request. Returns the error that was told, if any."""
     error = None if nvml.started else _start(nvml)
+    if request["op"] == "topology":
+        _say(id=request["id"], done={"driver": nvml.driver, "error": error, "groups": {} if error else nvml.topology()})
+        return error
     if error is None:
         try:
             for reading in nvml.readings(request.get("uuids")):

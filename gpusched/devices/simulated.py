@@ -166,6 +166,7 @@ class SimulatedProbe:
             power_w=round(_IDLE_W + (_BUSY_W - _IDLE_W) * activity.utilization / 100, 1),
             power_limit_w=_POWER_LIMIT_W,
             pci_bus_id=f"00000000:{index + 1:02X}:00.0",
+            group=device.group,
         )
         return _faulty(reading, device, wrong)
 
@@ -185,6 +186,7 @@ def _faulty(reading: DeviceReading, device: SimulatedDevice, wrong: DeviceFaults
             used_mib=0,
             processes_known=False,
             pci_bus_id=reading.pci_bus_id,
+            group=device.group,
             health=Health.MISSING if wrong.missing else Health.FAILED,
             fault=f"{fault} (injected by the faults file)",
         )

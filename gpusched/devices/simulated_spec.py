@@ -1,4 +1,5 @@
-"""How simulated devices are asked for: `sim:4x24G`, `sim:4x80G:H100`, `sim:2x24G,2x80G:A100`. Pure."""
+"""How simulated devices are asked for: `sim:4x24G`, `sim:2x4x24G` (two groups of four), `sim:4x80G:H100`,
+`sim:2x24G,2x80G:A100`. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +11,11 @@ from gpusched.model.errors import UsageError
 from gpusched.model.units import parse_size
 
 PREFIX = "SIM-"
-_GROUP = re.compile(r"(\d{1,4})x([^:]+?)(?::([A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}))?", re.ASCII)
-_HINT = "write for example sim:4x24G (four devices of 24 GiB), sim:2x80G:H100 (a model name) or sim:2x24G,2x80G:A100"
+_PART = re.compile(r"(?:(\d{1,4})x)?(\d{1,4})x([^:x]+?)(?::([A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}))?", re.ASCII)
+_HINT = (
+    "write for example sim:4x24G (four devices of 24 GiB), sim:2x4x24G (two groups of four), sim:2x80G:H100 (a model "
+    "name) or sim:2x24G,2x80G:A100"
+)
 _MOST = 64
 
 
@@ -21,6 +25,7 @@ class SimulatedDevice:
 
     total_mib: int
     model: str = ""
+    group: str = ""  # devices of one group have a fast link between them
 
     @property
     def name(self) -> str:
@@ -42,19 +47,26 @@ class SimulatedSpec:
 
 def parse_simulated(text: str) -> SimulatedSpec:
     """Read what `--devices` says after `sim:`. Raises UsageError with an example."""
-    kind, separator, groups = text.strip().partition(":")
+    kind, separator, parts = text.strip().partition(":")
     if kind != "sim" or not separator:
         raise UsageError(f"devices {text!r} cannot be read", _HINT)
     devices: list[SimulatedDevice] = []
-    for group in groups.split(","):
-        found = _GROUP.fullmatch(group.strip())
-        if found is None or int(found[1]) == 0:
-            raise UsageError(f"{group.strip()!r} in devices {text!r} is not COUNTxMEMORY or COUNTxMEMORY:MODEL", _HINT)
+    groups = 0
+    for part in parts.split(","):
+        found = _PART.fullmatch(part.strip())
+        if found is None or 0 in (int(found[1] or 1), int(found[2])):
+            forms = "COUNTxMEMORY, GROUPSxCOUNTxMEMORY or either with :MODEL"
+            raise UsageError(f"{part.strip()!r} in devices {text!r} is not {forms}", _HINT)
         try:
-            total = parse_size(found[2])
+            total = parse_size(found[3])
         except UsageError as error:
             raise UsageError(f"devices {text!r}: {error.message}", _HINT) from error
-        devices += [SimulatedDevice(total, (found[3] or "").strip())] * int(found[1])
-    if len(devices) > _MOST:
-        raise UsageError(f"devices {text!r} are {len(devices)}; at most {_MOST} can be simulated", _HINT)
+        total_count = len(devices) + int(found[1] or 1) * int(found[2])
+        if total_count > _MOST:
+            raise UsageError(f"devices {text!r} are {total_count}; at most {_MOST} can be simulated", _HINT)
+        model = (found[4] or "").strip()
+        for _ in range(int(found[1] or 1)):
+            group = f"group:{groups}" if found[1] else ""
+            devices += [SimulatedDevice(total, model, group)] * int(found[2])
+            groups += bool(found[1])
     return SimulatedSpec(tuple(devices))

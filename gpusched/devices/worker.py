@@ -40,6 +40,8 @@ class NvmlProbe:
         self._worker: WorkerProcess | None = None
         self._condemned = False  # the worker was killed and has not been reaped yet
         self._known: dict[str, DeviceReading] = {}
+        self._groups: dict[str, str] = {}
+        self._grouped: frozenset[str] = frozenset()  # the devices whose groups were asked for, with or without success
         self._driver: str | None = None
         self._trouble = ""
         self._troubles_in_a_row = 0
@@ -122,7 +124,26 @@ class NvmlProbe:
         if done["error"] is not None:
             return self._failed(uuids, done["error"], _LONGEST_ABSENT)
         self._driver, self._trouble, self._troubles_in_a_row = done["driver"], "", 0
+        if uuids is None:  # only a look at all of them can tell their groups
+            await self._group(worker, readings, until)
         return self._told(readings, uuids)
+
+    async def _group(self, worker: WorkerProcess, readings: list[DeviceReading], until: float) -> None:
+        """Learn the groups of devices that are new. Whatever goes wrong with that is asked for never again, and is no
+        trouble: the readings are there."""
+        new = {reading.uuid for reading in readings if reading.health is Health.OK} - self._grouped
+        if not new:
+            return
+        self._grouped |= new
+        try:
+            async with asyncio.timeout_at(until):
+                done = await worker.ask({"op": "topology"}, [])
+        except TimeoutError:
+            self._condemn()
+        except WorkerEnded:
+            self._drop_worker()
+        else:
+            self._groups |= done.get("groups") or {}
 
     def _slow_start(self, worker: WorkerProcess, uuids: frozenset[str] | None) -> ProbeSample:
         waited = self._now() - worker.born
@@ -156,6 +177,7 @@ class NvmlProbe:
                 if known is not None:
                     reading = replace(_without_values(known), health=Health.FAILED, fault=reading.fault)
             if not reading.uuid.startswith(_UNIDENTIFIED):
+                reading = replace(reading, group=self._groups.get(reading.uuid, ""))
                 self._known[reading.uuid] = reading
             taken.append(reading)
         return taken

@@ -10,6 +10,7 @@
  *     hang.<fn|*> GPU MS         that call takes so long first
  *     crash.<fn|*> GPU 1         that call aborts the process
  *     garbage 0 1                the process structure has 32 bytes, as in one broken release
+ *     nvlink 0 NAME              devices with the same NAME have NVLink between them      node 0 N   its NUMA node
  *
  * -DOLD_DRIVER leaves out the _v3 process calls, memory version 2 and the newer temperature call.
  */
@@ -167,6 +168,23 @@ ret_t nvmlDeviceGetMigMode(dev_t_ d, unsigned *current, unsigned *pending) {
     ENTER(d->index);
     NEED("mig");
     *current = *pending = (unsigned)number("mig", d->index, 0);
+    return 0;
+}
+
+static int alike(const char *key, dev_t_ a, dev_t_ b) {
+    char one[256], other[256];
+    if (!fact(key, a->index, 0, one, sizeof one) || !fact(key, b->index, 0, other, sizeof other)) return 0;
+    return !strcmp(one, other);
+}
+ret_t nvmlDeviceGetP2PStatus(dev_t_ d, dev_t_ other, int what, int *status) {
+    ENTER(d->index);
+    *status = what == 2 && alike("nvlink", d, other) ? 0 : 5;
+    return 0;
+}
+ret_t nvmlDeviceGetTopologyCommonAncestor(dev_t_ d, dev_t_ other, int *level) {
+    ENTER(d->index);
+    NEED("node");
+    *level = alike("node", d, other) ? 40 : 50;
     return 0;
 }
 

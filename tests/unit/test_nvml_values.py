@@ -47,6 +47,7 @@ def test_a_reading_survives_the_pipe():
         temperature_c=40,
         power_w=12.5,
         pci_bus_id="00000000:01:00.0",
+        group="nvlink:0",
         health=Health.FAILED,
         fault="lost",
     )

@@ -18,6 +18,14 @@ def test_a_model_names_the_devices_and_a_mixed_machine_keeps_its_order():
     ]
 
 
+def test_groups_of_equal_devices_are_written_in_front():
+    devices = parse_simulated("sim:2x2x24G,1x80G:A100,1x2x80G:H100").devices
+    assert [(each.group, each.total_mib // 1024, each.model) for each in devices] == [
+        ("group:0", 24, ""), ("group:0", 24, ""), ("group:1", 24, ""), ("group:1", 24, ""), ("", 80, "A100"),
+        ("group:2", 80, "H100"), ("group:2", 80, "H100"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -37,6 +45,11 @@ def test_a_model_names_the_devices_and_a_mixed_machine_keeps_its_order():
         "sim:4x24G;2x8G",
         "sim:٤x24G",
         "sim:9999x24G",
+        "sim:0x4x24G",
+        "sim:2x0x24G",
+        "sim:2x2x2x24G",
+        "sim:x4x24G",
+        "sim:9999x9999x24G",
         "sim:60x24G,5x80G",
         "real:4x24G",
     ],
