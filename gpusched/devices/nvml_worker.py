@@ -4,8 +4,8 @@
 
 One JSON object a line. On stdin: {"id": 7, "op": "sample"} or {"id": 7, "op": "read", "uuids": [...]}. On stdout first
 {"ready": {"driver", "error"}}, then for each request one {"id": 7, "device": {...}} per device as it is read (so that
-the other side knows where a hang began) and {"id": 7, "done": {"driver", "error"}}. The request {"id": 7, "op":
-"topology"} asks for the groups of the devices that have been read: {"id": 7, "done": {"driver", "error", "groups": {}}}.
+the other side knows where a hang began) and {"id": 7, "done": {"driver", "error"}}. A request {"id": 7, "op":
+"topology"} asks for the groups of the devices that have been read: they come in "done" as "groups": {uuid: group}.
 
 It ends by itself, with exit code 0, when stdin ends and whenever a fresh process is better than this one: NVML failed
 after its library was loaded, the library on disk was replaced (a driver upgrade), or this process has grown old or big.
