@@ -127,6 +127,13 @@ class PolicyRules:
                 raise UsageError(f"{name} of the policy cannot be negative", "write 0 to switch it off")
         if self.patience is not None and self.patience <= 0:
             raise UsageError("the patience of the policy must be more than nothing", 'for example "14d"')
+        fair, weights = self.fair_share, self.weights
+        if min(weights.age, weights.fair_share, weights.size, weights.nice) < 0 or weights.age_days <= 0:
+            raise UsageError("the weights of the priority cannot be negative", "write 0 for what shall not count")
+        if fair.half_life_days < 0 or fair.entry_hours < 0:
+            raise UsageError("the times of fair share cannot be negative", "write 0 to switch them off")
+        if fair.damping <= 0 or fair.default_share <= 0:
+            raise UsageError("damping and default_share of fair share must be more than 0", "1 is usual")
         for account, share in self.fair_share.shares:
             if share <= 0:
                 raise UsageError(f"the share of account {account!r} must be more than 0", "leave it out, or give it 1")

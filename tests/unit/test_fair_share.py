@@ -7,8 +7,9 @@ from math import isclose, log
 import pytest
 
 from gpusched.model.changes import AccountUsage
+from gpusched.model.errors import UsageError
 from gpusched.model.job import Job, JobSpec, Owner
-from gpusched.model.policy import DAY, FairShare
+from gpusched.model.policy import DAY, FairShare, PolicyRules, Weights
 from gpusched.model.state import JobState
 from gpusched.policy.fairshare import Ledger
 
@@ -26,6 +27,22 @@ def ledger(rules: FairShare, *accounts: str) -> Ledger:
     for account in accounts:
         made.enter(account)
     return made
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        PolicyRules(weights=Weights(age=-1.0)),
+        PolicyRules(weights=Weights(age_days=0.0)),
+        PolicyRules(fair_share=FairShare(half_life_days=-1.0)),
+        PolicyRules(fair_share=FairShare(damping=0.0)),
+        PolicyRules(fair_share=FairShare(default_share=0.0)),
+        PolicyRules(fair_share=FairShare(shares=(("ann", 0.0),))),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(rules: PolicyRules) -> None:
+    with pytest.raises(UsageError):
+        rules.check()
 
 
 def test_a_live_attempt_counts_every_second_of_every_device() -> None:
