@@ -1,0 +1,157 @@
+"""Under every policy, whatever is submitted, reserved and crashed: reservations hold, and nobody starves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import World
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from profiles import PROFILE
+from reserving import HOUR, reserve, unreserve
+
+from gpusched.model.actions import Ask, Asked, Kill, Launch
+from gpusched.model.errors import GpuschedError
+from gpusched.model.job import Job
+from gpusched.model.policy import PolicyName, PolicyRules
+from gpusched.model.reservation import Repeat, Reservation
+from gpusched.model.rules import Rules
+from gpusched.model.state import JobState, StopKind
+
+DEVICES = 3
+NAMES = ("one", "two")
+hours = st.sampled_from((0.1, 0.5, 1.0, 2.0, 5.0)).map(HOUR.__mul__)
+jobs = st.fixed_dictionaries(
+    {"by": st.sampled_from(("ann", "bob")), "gpus": st.integers(0, DEVICES), "grace": st.sampled_from((0.0, 60.0))},
+    optional={
+        "time_limit": hours, "expected": hours, "qos": st.sampled_from(("low", "high")),
+        "reservation": st.sampled_from(NAMES), "requeue": st.booleans(), "max_requeues": st.integers(0, 1),
+    },
+)  # fmt: skip
+reservations = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(NAMES), "start_in": st.sampled_from((0.0, 0.1, 1.0, 3.0)).map(HOUR.__mul__),
+        "duration": hours, "users": st.sampled_from(("", "ann", "ann,bob")),
+    },
+    optional={"repeat": st.sampled_from(Repeat)},
+)  # fmt: skip
+devices = st.one_of(
+    st.sampled_from(("0", "1,2", "0,1,2")).map(lambda d: {"devices": d}),
+    st.integers(1, DEVICES).map(lambda n: {"count": n}),
+)
+steps = st.one_of(
+    st.tuples(st.just("submit"), jobs),
+    st.tuples(st.just("submit"), jobs),
+    st.tuples(st.just("reserve"), st.builds(lambda a, b: {**a, **b}, reservations, devices)),
+    st.tuples(st.just("unreserve"), st.sampled_from(NAMES)),
+    st.tuples(st.just("pass"), hours),
+    st.tuples(st.just("starts"), st.integers(0, 9)),
+    st.tuples(st.just("ends"), st.integers(0, 9)),
+    st.tuples(st.just("crash"), st.none()),
+    st.tuples(st.just("away"), hours),  # the daemon is away so long
+)
+
+
+class Watched(World):
+    """A world that looks at every launch and every request to stop, at the moment when it is decided."""
+
+    def decide(self, *events: Any) -> Any:
+        step = super().decide(*events)
+        reserved = self.engine.view.reservations.values()
+        for action in step.actions:
+            if isinstance(action, Launch):
+                for reservation in reserved:
+                    if {share.uuid for share in action.devices} & set(reservation.devices):
+                        self._may_start(action.job, reservation)
+            if isinstance(action, Ask) and action.what is Asked.STOP:
+                self._may_be_asked(self.job(action.attempt.job_id))
+        for reservation in reserved:
+            if reservation.start <= self.now.wall < reservation.end:
+                self._only_its_own(reservation)
+        return step
+
+    def _may_start(self, job: Job, reservation: Reservation) -> None:
+        if belongs(job, reservation):
+            return
+        left = reservation.start - self.now.wall
+        assert left > 0, f"{job.key} starts on a device of {reservation.name}, which is active"
+        limit = job.spec.time_limit
+        if not job.spec.requeue:
+            assert limit is not None and limit <= left, f"{job.key} would be ended by {reservation.name}"
+        longest = max(job.spec.expected or 0.0, job.spec.time_limit or 0.0)
+        told = job.spec.expected if job.spec.expected is not None else limit
+        if told is not None and reservation.repeat is None and job.ran == 0.0:
+            assert told <= left or longest <= left, f"{job.key} is too long to start before {reservation.name}"
+
+    def _may_be_asked(self, job: Job) -> None:
+        if job.stop is not None and job.stop.kind is StopKind.RESERVATION:
+            assert not belongs(job, self.engine.view.reservations[job.stop.reservation]), job
+
+    def _only_its_own(self, reservation: Reservation) -> None:
+        for job_id, attempt in self.engine.view.live.items():
+            job = self.job(job_id)
+            if set(attempt.uuids) & set(reservation.devices) and not belongs(job, reservation):
+                assert job.state is JobState.STOPPING, f"{job.key} stays on a device of {reservation.name}"
+                assert job.stop is not None and (job.stop.kills or job.stop.deadline <= self.now.boot + 600), job.stop
+
+
+def belongs(job: Job, reservation: Reservation) -> bool:
+    return job.spec.request.reservation == reservation.name and job.owner.user in reservation.users
+
+
+def take(world: World, step: tuple[str, Any]) -> None:
+    kind, what = step
+    live = sorted(world.running())
+    try:
+        match kind:
+            case "submit":
+                world.submit(**what)
+            case "reserve":
+                reserve(world, **what)
+            case "unreserve":
+                unreserve(world, what)
+            case "pass":
+                world.passes(what)
+            case "starts" if live:
+                world.started(live[what % len(live)])
+            case "ends" if live:
+                job = live[what % len(live)]
+                world.exits(job, code=85 if world.job(job).state is JobState.STOPPING else 0)
+            case "crash":
+                world.crash()
+            case "away":
+                world.now = world.now.later(what)
+                world.crash()
+    except GpuschedError:
+        pass  # refused, which other tests look at
+    for killed in {action.attempt for action in world.take(Kill)}:
+        if world.processes[killed].alive:
+            world.exits(killed.job_id, signal=9, attempt=killed.number)
+
+
+@pytest.mark.parametrize("policy", PolicyName)
+@given(story=st.lists(steps, max_size=25))
+@settings(PROFILE, max_examples=40)
+def test_reservations_hold_and_everything_ends(policy: PolicyName, story: list[tuple[str, Any]]) -> None:
+    world = Watched(DEVICES, rules=Rules(policy=PolicyRules(name=policy, min_run=300.0), cpu_jobs=2))
+    for step in story:
+        take(world, step)
+    for _ in range(300):  # no more arrivals
+        open_jobs = [job for job in world.engine.state.jobs.values() if not job.state.final]
+        if all(never(world, job) for job in open_jobs):
+            break
+        for job_id in sorted(world.running()):
+            if job_id in world.running():
+                world.started(job_id)
+                world.exits(job_id, code=85 if world.job(job_id).state is JobState.STOPPING else 0)
+        take(world, ("pass", HOUR / 2))
+    else:
+        left = {job.key: world.why(job.id) for job in world.engine.state.jobs.values() if not job.state.final}
+        raise AssertionError(f"these never come to their end: {left}")
+
+
+def never(world: World, job: Job) -> bool:
+    """A repeating reservation may keep out for ever who may not be asked to leave; and maintenance its own jobs."""
+    repeats = [r for r in world.engine.view.reservations.values() if r.repeat is not None]
+    return bool(repeats) and (not job.spec.requeue or job.spec.max_requeues is not None)
