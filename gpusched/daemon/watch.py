@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 
 from gpusched.daemon.board import Board
 from gpusched.engine.devices import left
 from gpusched.failpoints import failpoint
 from gpusched.model.device import Occupancy, ProbeSample
-from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, Event
+from gpusched.model.events import (
+    AttemptExited,
+    AttemptProgressed,
+    AttemptSaved,
+    AttemptStarted,
+    AttemptWatching,
+    Event,
+)
 from gpusched.model.job import Attempt, AttemptKey
 from gpusched.model.state import Outcome, OutcomeKind
 from gpusched.ports import DeviceProbe, Launcher, Observation
 
 log = logging.getLogger(__name__)
 AGAIN, LONGEST_AGAIN = 1.0, 60.0  # seconds until what could not be looked at is looked at again, doubled each time
+PROGRESS_EVERY = 60.0  # seconds between two posts of an attempt's progress
 READ_DEADLINE = 1.0  # seconds for the direct reading at an exit; past it, the next samples decide
 
 # tells our attempts' processes from everybody else's: (sample, supervisor pid → attempt, mark → attempt)
@@ -51,6 +61,7 @@ class Watcher:
         self._supervisors: dict[int, AttemptKey] = {}
         self._marks: dict[str, AttemptKey] = {}
         self._told: dict[AttemptKey, tuple[object, ...]] = {}
+        self._progress_due: dict[AttemptKey, float] = {}  # monotonic clock
         self._endings: dict[AttemptKey, asyncio.Future[Observation]] = {}
 
     def attribute(self, sample: ProbeSample) -> tuple[Occupancy, ...]:
@@ -73,7 +84,16 @@ class Watcher:
             failpoint("start-seen")
             for event in started_facts(key, seen):
                 self._post_soon(event)
+        self._tell_progress(key, seen)
         return seen
+
+    def _tell_progress(self, key: AttemptKey, seen: Observation) -> None:
+        """Post how far the job is, once in a while: the speed of elastic jobs is measured by it."""
+        event = progress_fact(key, seen)
+        now = time.monotonic()
+        if event is not None and seen.pid is not None and now >= self._progress_due.get(key, 0.0):
+            self._progress_due[key] = now + PROGRESS_EVERY
+            self._post_soon(event)
 
     def rung(self, key: AttemptKey) -> None:
         """The doorbell: look, and if that shows the end, let whoever waits for it know."""
@@ -163,6 +183,7 @@ class Watcher:
         """The attempt is over and its devices are free: let go of what is known about it."""
         failpoint("before-forget")
         self._told.pop(key, None)
+        self._progress_due.pop(key, None)
         self._supervisors = {pid: k for pid, k in self._supervisors.items() if k != key}
         self._marks = {mark: k for mark, k in self._marks.items() if k != key}
         self.launcher.forget(key)
@@ -190,3 +211,19 @@ def started_facts(key: AttemptKey, seen: Observation) -> list[Event]:
     if seen.saved is not None:
         events.append(AttemptSaved(key, seen.saved))
     return events
+
+
+def progress_fact(key: AttemptKey, seen: Observation) -> AttemptProgressed | None:
+    """The job's last progress line as an event; None if it tells no step or no time. A job can report any number."""
+    step, at, total = (_finite(seen.progress.get(name)) for name in ("step", "time", "total"))
+    return None if step is None or at is None else AttemptProgressed(key, step, at, total)
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

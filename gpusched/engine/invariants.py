@@ -9,7 +9,7 @@ from gpusched.engine.engine import Engine
 from gpusched.engine.turn import eligible, unfinished_name
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Share
-from gpusched.model.limits import Scope
+from gpusched.model.limits import WHOLE, Scope
 from gpusched.model.state import LIVE, JobState
 from gpusched.policy.explain import reason
 from gpusched.policy.priority import charged
@@ -133,7 +133,8 @@ def _limits_count_what_is_used(engine: Engine) -> None:
         shares = attempt.devices if attempt else tuple(map(Share, job.earmark)) if claims else ()
         request = job.spec.request
         mib = request.gpu_mem_mib if request.shared else None
-        parts = sum(view.in_use.part(share.uuid, mib) for share in shares)
+        keeps = job.stop.keeps if job.stop is not None else ()
+        parts = max(sum(view.in_use.part(share.uuid, mib) for share in shares), len(keeps) * WHOLE)
         for scope, _ in rules.scopes(job):
             jobs[scope] += not job.state.final
             running[scope] += attempt is not None or claims

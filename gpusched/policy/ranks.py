@@ -82,7 +82,13 @@ def attained(view: View, job: Job, now: Instant | None) -> float:
     """Device-seconds that the job has had so far."""
     if now is None:
         return job.gpu_seconds
-    return job.gpu_seconds + running_for(view, job, now) * job.spec.request.gpus
+    return job.gpu_seconds + running_for(view, job, now) * held(view, job)
+
+
+def held(view: View, job: Job) -> int:
+    """Devices that a running job has: an elastic one may have more than it asks for at least."""
+    attempt = view.live.get(job.id) if job.spec.request.gpus_max is not None else None
+    return job.spec.request.gpus if attempt is None else len(attempt.devices)
 
 
 def queue_of(rules: PolicyRules, service: float) -> int:
@@ -118,7 +124,7 @@ def _joined(view: View, job: Job, attempt: Attempt, queue: int) -> tuple[float, 
     needed = lower_limit(view.rules.policy, queue) - job.gpu_seconds
     if needed <= _SLACK:
         return began, 0
-    return _on_grid(view.rules.policy, began + needed / job.spec.request.gpus), 1
+    return _on_grid(view.rules.policy, began + needed / held(view, job)), 1
 
 
 def _seconds_to(rules: PolicyRules, queue: int, job: Job, ran: float) -> float:

@@ -32,7 +32,7 @@ def possible(view: View) -> bool:
         view.jobs[job_id].spec.request for job_id in view.claimants
     }
     kinds = {view.kind(request) for request in requests if request.gpus}
-    return len(kinds) == 1 and not any(request.shared for request in requests)
+    return len(kinds) == 1 and not any(request.shared or request.elastic for request in requests)
 
 
 def settled(view: View) -> bool:

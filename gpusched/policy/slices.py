@@ -96,7 +96,7 @@ def next_look(view: View, now: Instant) -> float | None:
             service = ranks.attained(view, job, now)
             limit = ranks.lower_limit(rules, ranks.queue_of(rules, service) + 1)
             if rules.las_slices or limit <= rules.las_limits[-1]:
-                moments.append(now.boot + max(0.0, limit - service) / job.spec.request.gpus)
+                moments.append(now.boot + max(0.0, limit - service) / ranks.held(view, job))
         elif rules.name is PolicyName.PREDICTED:
             moments.append(now.boot + _LOOK_AGAIN)
     nearest = min((moment for moment in moments if moment > now.boot + 1e-9), default=None)

@@ -191,7 +191,9 @@ class Usage:
 
     def _holds(self, job: Job, attempt: Attempt | None, promised: bool) -> int | None:
         if attempt is not None:
-            return sum(self.part(share.uuid, share.mem_mib) for share in attempt.devices)
+            now = sum(self.part(share.uuid, share.mem_mib) for share in attempt.devices)
+            keeps = job.stop.keeps if job.stop is not None else ()  # it grows: they are kept for it already
+            return max(now, len(keeps) * WHOLE)
         if promised:
             mib = job.spec.request.gpu_mem_mib if job.spec.request.shared else None
             return sum(self.part(uuid, mib) for uuid in job.earmark)

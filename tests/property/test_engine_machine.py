@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from profiles import steps
 
 from gpusched.model.events import (
+    AttemptProgressed,
     AttemptSaved,
     AttemptStarted,
     CancelRequested,
@@ -24,6 +25,7 @@ from gpusched.model.events import (
     UpdateRequested,
     Woke,
 )
+from gpusched.model.gpu_count import make_count
 from gpusched.model.job import AttemptKey
 from gpusched.model.rules import Partition, PreemptMode, Qos, Rules
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved
@@ -111,6 +113,16 @@ class Machine(RuleBasedStateMachine):
             self.world.submission(after=text, cancel_on_bad_dependency=cancel, array=array, recalled=recalled),
         )
 
+    @rule(
+        crash=crashes, by=users, qos=st.sampled_from(tuple(RULES.qos)), requeue=st.sampled_from((True, True, False)),
+        counts=st.lists(st.integers(1, 4), min_size=2, unique=True).map(sorted),
+        max_requeues=st.sampled_from((None, 1)),
+    )  # fmt: skip
+    def submit_elastic(self, crash: str, by: str, counts: list[int], **wanted: Any) -> None:
+        count = make_count(counts)
+        wanted |= {"gpus": count.least, "gpus_max": count.most, "gpu_counts": count.only}
+        self.post(crash, self.world.submission(by, **wanted))
+
     @rule(crash=crashes, delay=st.integers(-10, 600), gpu_type=st.sampled_from((None, "h100", "*4090")))
     def submit_timed(self, crash: str, delay: int, gpu_type: str | None) -> None:
         self.post(crash, self.world.submission(begin=self.world.now.wall + delay, gpu_type=gpu_type))
@@ -163,6 +175,13 @@ class Machine(RuleBasedStateMachine):
         process = self.world.processes[key]
         process.started, process.saved = True, Saved(f"ckpt-{step}", step, 1.0)
         self.post(crash, AttemptSaved(key, process.saved))
+
+    @precondition(lambda self: self.alive())
+    @rule(crash=crashes, which=pick, step=st.integers(0, 1000), total=st.sampled_from((None, 500.0, 100_000.0)))
+    def process_tells_its_progress(self, crash: str, which: int, step: int, total: float | None) -> None:
+        key = self.alive()[which % len(self.alive())]
+        self.world.processes[key].started = True
+        self.post(crash, AttemptStarted(key, 4000), AttemptProgressed(key, step, self.world.now.wall, total))
 
     @precondition(lambda self: self.alive())
     @rule(crash=crashes, which=pick, outcome=outcomes, clear=st.booleans())

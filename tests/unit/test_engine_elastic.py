@@ -1,41 +1,12 @@
-"""Elastic jobs in the engine: they start on what is there, give back what others need, and grow where it pays."""
-
-from dataclasses import replace
+"""Elastic jobs in the engine: they start on what is there, and give back what others need."""
 
 import pytest
-from builders import World
+from elastic_worlds import HOUR, MINUTE, a_world, goes_on, put_speeds, resized, wide
 
 from gpusched.model.errors import UsageError
 from gpusched.model.job import Speed
-from gpusched.model.policy import PolicyName, PolicyRules
-from gpusched.model.rules import Rules
+from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState, StopKind
-
-MINUTE, HOUR = 60.0, 3600.0
-
-
-def rules(**policy) -> Rules:
-    return replace(Rules.default(), policy=PolicyRules(**{"resize_interval": 5 * MINUTE, **policy}))
-
-
-def a_world(gpus=4, **policy) -> World:
-    return World(gpus, rules=rules(**policy))
-
-
-def wide(world: World, least=1, most=4, **more) -> int:
-    """An elastic job that runs and can save."""
-    job = world.submit(gpus=least, gpus_max=most, **more)
-    world.started(job)
-    world.watches(job)
-    return job
-
-
-def resized(world: World, job: int) -> None:
-    """It saves and leaves, as it was asked to."""
-    assert world.job(job).state is JobState.STOPPING
-    step = int(world.now.boot)
-    world.exits(job, code=85, saved_step=step)
-
 
 # ---- the start -----------------------------------------------------------------------------------------------------
 
@@ -205,19 +176,12 @@ def test_the_job_that_loses_least_by_its_measured_speed_gives_first():
     scales, flat = world.submit(gpus=1, gpus_max=2), world.submit(gpus=1, gpus_max=2)
     world.started(first)
     world.exits(first)
-    for job in (scales, flat):
-        world.started(job)
-        world.watches(job)
+    goes_on(world, scales, flat)
     put_speeds(world, scales, Speed(1, 1.0), Speed(2, 2.0))
     put_speeds(world, flat, Speed(1, 1.0), Speed(2, 1.1))
     world.passes(5 * MINUTE)
     world.submit(gpus=1)
     assert world.states(scales, flat) == [JobState.RUNNING, JobState.STOPPING]
-
-
-def put_speeds(world: World, job: int, *speeds: Speed) -> None:
-    """As if it had been measured in earlier attempts."""
-    world.engine.view.jobs[job] = replace(world.job(job), speeds=speeds)
 
 
 def test_a_job_that_may_not_be_requeued_is_never_moved():
@@ -235,288 +199,18 @@ def test_moves_do_not_use_up_its_requeues():
         world.passes(HOUR)
         other = world.submit(gpus=1)
         resized(world, job)
-        world.started(job, other)
-        world.watches(job)
+        world.started(other)
+        goes_on(world, job)
         world.exits(other)
         world.passes(10 * MINUTE)
         resized(world, job)  # it grows again
-        world.started(job)
-        world.watches(job)
+        goes_on(world, job)
     assert world.job(job).restarts == 4 and world.job(job).counted_restarts == 0
     world.lost(job)
     assert world.job(job).state is not JobState.LOST
     world.started(job)
     world.lost(job)
     assert world.states(job) == [JobState.LOST]
-
-
-# ---- growing -------------------------------------------------------------------------------------------------------
-
-
-def test_it_grows_again_when_the_other_has_ended():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    resized(world, job)
-    world.started(job, other)
-    world.watches(job)
-    world.passes(10 * MINUTE)
-    assert len(world.where(job)) == 2
-    world.exits(other)
-    assert world.job(job).stop.phrase() == "grows from 2 to 4 devices"
-    resized(world, job)
-    assert world.where(job) == (0, 1, 2, 3)
-    assert any("expected to be 1.43 times as quick" in line for line in world.story(job))
-
-
-def test_it_does_not_flap():
-    world = a_world(2)
-    job = wide(world, most=2)
-    world.passes(HOUR)
-    for _ in range(5):
-        other = world.submit(gpus=1)
-        if world.job(job).state is JobState.STOPPING:
-            resized(world, job)
-            world.started(job)
-            world.watches(job)
-        world.started(other)
-        world.passes(30.0)
-        world.exits(other)
-        world.passes(30.0)
-    assert world.job(job).resizes == 1  # one move in the five minutes, not ten
-
-
-def test_it_grows_only_after_the_resize_interval():
-    world = a_world(2)
-    other = world.submit(gpus=1)
-    world.started(other)
-    job = wide(world, most=2)
-    world.passes(2 * MINUTE)
-    world.exits(other)
-    assert world.states(job) == [JobState.RUNNING]
-    world.passes(3 * MINUTE)
-    assert world.states(job) == [JobState.STOPPING]
-
-
-def test_it_does_not_grow_near_its_end():
-    world = a_world(2)
-    other = world.submit(gpus=1)
-    world.started(other)
-    job = wide(world, most=2)
-    world.progresses(job, 0, total=1000)
-    world.passes(HOUR)
-    world.progresses(job, 960, total=1000)  # 150 s to go: a move costs 60 s and would save 56 s
-    world.exits(other)
-    world.passes(10.0)
-    assert world.states(job) == [JobState.RUNNING]
-    assert world.job(job).speeds == (Speed(1, pytest.approx(960 / HOUR)),)
-
-
-def test_it_grows_where_much_is_left():
-    world = a_world(2)
-    other = world.submit(gpus=1)
-    world.started(other)
-    job = wide(world, most=2)
-    world.progresses(job, 0, total=10_000)
-    world.passes(HOUR)
-    world.progresses(job, 3600, total=10_000)
-    world.exits(other)
-    assert world.states(job) == [JobState.STOPPING]
-    assert any("1 steps/s on 1, expected 1.6 on 2; about 1:46:40 to go" in line for line in world.story(job))
-
-
-def test_it_never_grows_to_a_number_that_was_measured_to_be_no_faster():
-    world = a_world(2)
-    job = wide(world, most=2)
-    world.progresses(job, 0)
-    world.passes(HOUR)
-    world.progresses(job, 3600)
-    other = world.submit(gpus=1)
-    resized(world, job)
-    world.started(job, other)
-    world.watches(job)
-    world.progresses(job, 3600)
-    world.passes(HOUR)
-    world.progresses(job, 7300)
-    world.exits(other)
-    world.passes(HOUR)
-    assert world.states(job) == [JobState.RUNNING] and len(world.where(job)) == 1
-    assert [speed.gpus for speed in world.job(job).speeds] == [1, 2]
-
-
-def test_it_grows_only_if_it_has_shown_that_it_can_save():
-    world = a_world(2)
-    other = world.submit(gpus=1)
-    job = world.submit(gpus=1, gpus_max=2)
-    world.started(other, job)
-    world.passes(HOUR)
-    world.exits(other)
-    world.passes(HOUR)
-    assert world.states(job) == [JobState.RUNNING]
-    world.saves(job, 5)
-    world.passes(5 * MINUTE)
-    assert world.states(job) == [JobState.STOPPING]
-
-
-def test_nobody_grows_onto_devices_that_a_waiting_job_could_use():
-    world = a_world(4)
-    rigid = world.submit(gpus=2)
-    world.started(rigid)
-    job = wide(world, most=4)
-    other = world.submit(gpus=1)
-    assert world.where(job) == (2, 3)
-    world.passes(HOUR)
-    resized(world, job)
-    world.started(job, other)
-    world.watches(job)
-    big = world.submit(gpus=4)
-    world.passes(HOUR)
-    world.exits(other)
-    world.passes(HOUR)
-    assert world.states(job, big) == [JobState.RUNNING, JobState.PENDING] and len(world.where(job)) == 1
-
-
-def test_a_job_with_much_more_than_another_shares_with_it():
-    world = a_world(4)
-    first = wide(world)
-    world.passes(HOUR)
-    second = world.submit(gpus=1, gpus_max=4)
-    resized(world, first)
-    world.started(first, second)
-    world.watches(first)
-    world.watches(second)
-    assert (len(world.where(first)), len(world.where(second))) == (3, 1)
-    world.passes(9 * MINUTE)
-    assert world.states(first, second) == [JobState.RUNNING, JobState.RUNNING]
-    world.passes(MINUTE)  # as long again as it has run: now that is worth both moves
-    assert world.states(first, second) == [JobState.STOPPING, JobState.STOPPING]
-    assert world.job(first).stop.phrase() == f"gives 1 of its 3 devices to job {second}"
-    resized(world, second)
-    assert world.where(second) == ()  # its new device is not free yet
-    resized(world, first)
-    assert (len(world.where(first)), len(world.where(second))) == (2, 2)
-    assert {*world.where(first), *world.where(second)} == {0, 1, 2, 3}
-
-
-# ---- trouble -------------------------------------------------------------------------------------------------------
-
-
-def test_the_other_is_cancelled_while_it_saves_and_it_has_its_devices_back():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.cancel(other)
-    resized(world, job)
-    assert len(world.where(job)) == 4 and world.launched().count(job) == 2
-
-
-def test_cancelled_while_it_saves_it_leaves_everything():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.cancel(job)
-    world.exits(job, code=1)
-    assert world.states(job) == [JobState.CANCELLED] and len(world.where(other)) == 2
-    assert len(world.where(world.submit(gpus=2))) == 2
-
-
-def test_a_job_that_does_not_leave_in_time_is_killed_and_goes_on_from_its_checkpoint():
-    world = a_world(4)
-    job = wide(world)
-    world.saves(job, 7)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.passes(61.0)
-    assert world.killed() == [job]
-    world.exits(job, code=None, signal=9)
-    assert len(world.where(job)) == 2 and len(world.where(other)) == 2
-    assert world.job(job).saved.step == 7
-
-
-def test_it_completes_while_it_is_asked_to_save():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.exits(job)
-    assert world.states(job) == [JobState.COMPLETED] and len(world.where(other)) == 2
-    assert len(world.where(world.submit(gpus=2))) == 2
-
-
-def test_a_device_that_it_keeps_fails_while_it_saves():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.fails(0)
-    world.exits(job, code=85, saved_step=1, clear=[1, 2, 3])
-    assert len(world.where(other)) == 2
-    assert world.where(job) == (1,)  # promised were 0 and 1
-
-
-@pytest.mark.parametrize("point", ["asked", "saved", "left", "started"])
-def test_the_daemon_may_die_at_each_point_of_a_move(point):
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    if point == "asked":
-        world.crash()
-    world.saves(job, 9)
-    if point == "saved":
-        world.crash()
-    process = world.processes[world.key(job)]
-    if point == "left":
-        exited = world.end(world.key(job), world_outcome())
-        assert process.outcome is not None and exited.clear
-        world.crash()
-    else:
-        world.exits(job, code=85)
-    if point == "started":
-        world.crash()
-    assert (len(world.where(job)), len(world.where(other))) == (2, 2)
-    assert not {*world.where(job)} & {*world.where(other)}
-    world.started(job, other)
-    assert world.states(job, other) == [JobState.RUNNING, JobState.RUNNING]
-
-
-def world_outcome():
-    from gpusched.model.state import Outcome, OutcomeKind
-
-    return Outcome(OutcomeKind.EXITED, code=85)
-
-
-def test_device_seconds_are_counted_by_what_it_really_held():
-    world = a_world(4)
-    job = wide(world)
-    world.passes(HOUR)
-    world.submit(gpus=2)
-    resized(world, job)
-    world.started(job)
-    world.passes(100.0)
-    world.exits(job)
-    assert world.job(job).gpu_seconds == pytest.approx(4 * HOUR + 2 * 100.0)
-
-
-@pytest.mark.parametrize("name", list(PolicyName))
-def test_every_policy_starts_shrinks_and_grows_it(name):
-    world = a_world(4, name=name, min_run=0.0)
-    job = wide(world)
-    assert len(world.where(job)) == 4
-    world.passes(HOUR)
-    other = world.submit(gpus=2)
-    world.passes(2 * MINUTE)
-    resized(world, job)
-    assert len(world.where(other)) == 2 and len(world.where(job)) == 2
-    world.started(job, other)
-    world.watches(job)
-    world.exits(other)
-    world.passes(HOUR)
-    resized(world, job)
-    assert len(world.where(job)) == 4
 
 
 # ---- what people say -----------------------------------------------------------------------------------------------
