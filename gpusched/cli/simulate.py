@@ -113,7 +113,7 @@ def _run(setting: Setting, rules: Sequence[Rules], processes: int) -> list[Outco
     with ProgressLine(len(rules)) as line:
         for outcome in compare(setting, rules, line.tell, processes):
             check_finished(outcome)
-            line.done()
+            line.done(outcome.policy)
             outcomes.append(outcome)
     return outcomes
 

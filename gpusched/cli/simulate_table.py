@@ -122,6 +122,7 @@ class ProgressLine:
         self._terminal = sys.stderr.isatty()
         self._began = self._told = clock()
         self._done = 0
+        self._running: dict[str, int] = {}  # policies under way, and how many jobs have ended
         self._width = 0
 
     def __enter__(self) -> ProgressLine:
@@ -134,17 +135,20 @@ class ProgressLine:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
 
-    def done(self) -> None:
+    def done(self, policy: str) -> None:
         """One more policy has been run."""
         self._done += 1
+        self._running.pop(policy, None)
 
     def tell(self, policy: str, finished: int, jobs: int) -> None:
         now = self._clock()
+        self._running[policy] = finished
         if now - self._told < (0.1 if self._terminal else EVERY):
             return
         self._told = now
-        part = f" ({self._done + 1} of {self._policies})" if self._policies > 1 else ""
-        text = f"{policy}{part}: {finished:,} of {count(jobs, 'job')} finished, {duration(now - self._began)}"
+        running = ", ".join(f"{name} {done:,}" for name, done in self._running.items())
+        policies = f" ({self._done} of {self._policies} policies done)" if self._policies > 1 else ""
+        text = f"{running} of {count(jobs, 'job')} finished{policies}, {duration(now - self._began)}"
         if not self._terminal:
             say(text)
             return

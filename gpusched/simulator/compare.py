@@ -98,7 +98,11 @@ def _start(setting: Setting, place: int, rules: Rules, running: dict[Connection,
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, setting, rules), daemon=True)
-    process.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: no Ctrl-C in the middle of imports
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     running[here] = _Child(place, str(rules.policy.name), process)
 
@@ -121,6 +125,7 @@ def _heard(connection: Connection, child: _Child) -> Outcome | tuple[int, int]:
 
 def _child(parent: Connection, setting: Setting, rules: Rules) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for the parent to tell of
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     last = time.monotonic()
 
     def progress(done: int, of: int) -> None:
@@ -131,5 +136,7 @@ def _child(parent: Connection, setting: Setting, rules: Rules) -> None:
 
     try:
         parent.send(_run(setting, rules, progress))
+    except BrokenPipeError:
+        pass  # the parent is gone, and nobody waits for this
     except Exception as error:
         parent.send(error)

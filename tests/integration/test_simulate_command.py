@@ -142,17 +142,20 @@ def test_a_picture_is_made_of_the_run(tmp_path: Path) -> None:
 
 def test_a_long_run_tells_of_itself_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    with ProgressLine(2, lambda: now) as line:
+    with ProgressLine(3, lambda: now) as line:
         for done in range(0, 4000, 100):
             line.tell("las", done, 4000)
             now += 1.0
-        line.done()
+        line.done("las")
         line.tell("srtf", 7, 4000)
+        now += 10
+        line.tell("srsf", 1, 4000)  # in a process of its own
     assert capsys.readouterr().err.splitlines() == [
-        "las (1 of 2): 1,000 of 4,000 jobs finished, 0:10",
-        "las (1 of 2): 2,000 of 4,000 jobs finished, 0:20",
-        "las (1 of 2): 3,000 of 4,000 jobs finished, 0:30",
-        "srtf (2 of 2): 7 of 4,000 jobs finished, 0:40",
+        "las 1,000 of 4,000 jobs finished (0 of 3 policies done), 0:10",
+        "las 2,000 of 4,000 jobs finished (0 of 3 policies done), 0:20",
+        "las 3,000 of 4,000 jobs finished (0 of 3 policies done), 0:30",
+        "srtf 7 of 4,000 jobs finished (1 of 3 policies done), 0:40",
+        "srtf 7, srsf 1 of 4,000 jobs finished (1 of 3 policies done), 0:50",
     ]
 
 
@@ -165,7 +168,7 @@ def test_on_a_terminal_one_line_changes_and_is_gone_in_the_end(
         line.tell("las", 1, 10)
         line.tell("las", 10, 10)
     told = capsys.readouterr().err
-    assert told.startswith("\rlas: 1 of 10 jobs finished, 0:01\rlas: 10 of 10 jobs finished, 0:02")
+    assert told.startswith("\rlas 1 of 10 jobs finished, 0:01\rlas 10 of 10 jobs finished, 0:02")
     assert told.endswith(" \r") and "\n" not in told
 
 
