@@ -26,6 +26,7 @@ from gpusched.daemon.clock import SystemClock
 from gpusched.daemon.config import Config, load_config
 from gpusched.daemon.loop import Loop
 from gpusched.daemon.orders import Orders
+from gpusched.daemon.outlook import Outlook
 from gpusched.daemon.perform import Performer
 from gpusched.daemon.places import Places
 from gpusched.daemon.reconcile import observe_attempts
@@ -183,7 +184,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self.service = Service(
             self.loop, self.board, places, config, orders, self.probe.kind, self.clock.now().wall,
-            own_name(), os.geteuid(), self._stopping.set,
+            own_name(), os.geteuid(), self._stopping.set, Outlook(self.loop),
         )
 
     # ---- what the loop calls --------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ class Daemon:
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         await self.launcher.open()
         self.doorbell.open()
-        self.loop.on_step += [self.timers.on_step, self.service.on_step]
+        self.loop.on_step += [self.timers.on_step, self.service.on_step, self.service.outlook.on_step]
         self.timers.start()
         await self.loop.start()
         worker = asyncio.create_task(self.loop.run())
@@ -239,6 +240,7 @@ class Daemon:
             log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=failed)
         log.info("the daemon ends; %d attempts live on", len(self.loop.engine.view.live))
         await self.service.end_waiting()  # the server waits for answers that are under way
+        self.service.outlook.close()
         await server.cleanup()
         self.timers.stop()
         self.doorbell.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpusched.api.server import Call, Handler
 from gpusched.daemon.service import Service
-from gpusched.daemon.verbs import devices, jobs, limits, priority, requests, reservations, resubmit, status, submit
+from gpusched.daemon.verbs import devices, jobs, limits, priority, requests, reservations, resubmit, status, submit, why
 
 Verb = Callable[[Service, Call], Awaitable[dict[str, Any]]]
 
@@ -19,7 +19,7 @@ ROUTES: dict[tuple[str, str], Verb] = {
     ("GET", "/v1/last"): submit.last,
     ("GET", "/v1/jobs"): jobs.queue,
     ("GET", "/v1/jobs/{job}"): jobs.show,
-    ("GET", "/v1/jobs/{job}/why"): jobs.why,
+    ("GET", "/v1/jobs/{job}/why"): why.why,
     ("GET", "/v1/jobs/{job}/wait"): jobs.wait,
     ("GET", "/v1/history"): jobs.history,
     ("GET", "/v1/priorities"): priority.priorities,

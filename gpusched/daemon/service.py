@@ -12,6 +12,7 @@ from gpusched.daemon.board import Board
 from gpusched.daemon.config import Config
 from gpusched.daemon.loop import Loop
 from gpusched.daemon.orders import Orders
+from gpusched.daemon.outlook import Outlook
 from gpusched.daemon.places import Places
 from gpusched.daemon.views import JOB_FIELDS, NEED_REASONS, Shown, job_view
 from gpusched.model.changes import Step
@@ -20,6 +21,7 @@ from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
 from gpusched.policy.explain import reasons
 from gpusched.policy.priority import scheduling_order
+from gpusched.simulator.forecast import Estimate
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class Service:
     user: str
     uid: int
     stop: Callable[[], None]
+    outlook: Outlook
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)  # told after every step that changed a job
     ending: bool = False  # nobody is kept waiting any more
     last_submits: dict[int, list[str]] = field(default_factory=dict)  # uid → keys, newest first
@@ -60,13 +63,17 @@ class Service:
         jobs: Sequence[Job],
         attempts: Mapping[int, Attempt] | None = None,
         fields: Collection[str] = JOB_FIELDS.keys(),
+        starts: Mapping[int, Estimate] | None = None,
     ) -> list[dict[str, Any]]:
-        """JOBs, in the order given. `attempts`: the latest attempts of jobs that are not alive, where known."""
+        """JOBs, in the order given. `attempts`: the latest attempts of jobs that are not alive, where known.
+
+        starts: when waiting jobs are expected to start, by job id.
+        """
         engine, now = self.loop.engine, self.loop.clock.now()
         waiting = [job for job in jobs if job.state is JobState.PENDING]
         why = reasons(engine.view, waiting, now) if not NEED_REASONS.isdisjoint(fields) else {}
         positions = self.positions() if waiting and "position" in fields else {}
-        ended = attempts or {}
+        ended, expected = attempts or {}, starts or {}
         return [
             job_view(
                 Shown(
@@ -78,6 +85,7 @@ class Service:
                     self.board.progress.get(job.id),
                     self.places,
                     now,
+                    expected.get(job.id),
                 ),
                 fields,
             )

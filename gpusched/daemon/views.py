@@ -16,6 +16,7 @@ from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved
 from gpusched.policy.explain import Reason
 from gpusched.policy.priority import factors
 from gpusched.policy.view import Slot, View
+from gpusched.simulator.forecast import Estimate
 
 EXIT_TIMEOUT, EXIT_CANCELLED, EXIT_LOST = 124, 130, 125
 
@@ -63,6 +64,7 @@ class Shown(NamedTuple):
     progress: Progress | None
     places: Places
     now: Instant
+    start: Estimate | None = None  # of a waiting job: when it is expected to start
 
 
 # JOB of docs/api.md, field by field: only what is asked for is worked out, because queues are long.
@@ -79,6 +81,7 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "reason": lambda s: _reason_word(s.job, s.why),
     "reason_text": lambda s: _reason_text(s.job, s.why),
     "position": lambda s: s.position,
+    "estimated_start": lambda s: estimate_view(s.start if s.job.state is JobState.PENDING else None),
     "qos": lambda s: s.job.spec.qos,
     "partition": lambda s: s.job.spec.request.partition,
     "reservation": lambda s: s.job.spec.request.reservation or None,
@@ -199,6 +202,12 @@ def _gpu_seconds(attempt: Attempt, now: Instant) -> float:
         return 0.0
     end = attempt.ended if attempt.ended is not None else now.boot
     return max(0.0, end - attempt.started) * len(attempt.devices)
+
+
+def estimate_view(found: Estimate | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"earliest": found.earliest, "expected": found.expected, "latest": found.latest, "text": found.because}
 
 
 def saved_view(saved: Saved | None) -> dict[str, Any] | None:

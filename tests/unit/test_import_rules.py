@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "simulator": ("gpusched.model", "gpusched.policy", "gpusched.engine", "gpusched.ports", "gpusched.store.memory"),
     "daemon": (
         "gpusched.model", "gpusched.policy", "gpusched.engine", "gpusched.ports", "gpusched.store", "gpusched.devices",
-        "gpusched.launch", "gpusched.api", "gpusched.failpoints", *LEAVES,
+        "gpusched.launch", "gpusched.api", "gpusched.failpoints", "gpusched.simulator", *LEAVES,
     ),
     "client": ("gpusched.model", *LEAVES),
     "demo": ("gpusched.model", "gpusched.client", *LEAVES),

@@ -1,9 +1,9 @@
-"""queue, show, why, wait, history: what people want to know about jobs."""
+"""queue, show, wait, history: what people want to know about jobs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,10 +14,10 @@ from gpusched.daemon.views import JOB_FIELDS, attempt_view, factors_view, story_
 from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
-from gpusched.policy import explain
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.queue import Order
 from gpusched.ports import HistoryQuery
+from gpusched.simulator.forecast import Estimate
 
 LONGEST_WAIT = 60.0
 
@@ -75,10 +75,17 @@ async def queue(service: Service, call: Call) -> dict[str, Any]:
         and (not users or job.owner.user in users or str(job.owner.uid) in users)
         and (not names or any(fnmatchcase(job.spec.name, name) for name in names))
     ]
+    fields = _fields(call)
+    starts = await _starts(service, chosen) if "estimated_start" in fields else {}
     view = service.loop.engine.view
     order = scheduling_order(view, service.loop.clock.now())
     chosen.sort(key=lambda job: _display_order(job, order))
-    return {"jobs": service.view_many(chosen, attempts, _fields(call))}
+    return {"jobs": service.view_many(chosen, attempts, fields, starts)}
+
+
+async def _starts(service: Service, jobs: Sequence[Job]) -> Mapping[int, Estimate]:
+    """When those of them that wait are expected to start, as far as that is known at once."""
+    return await service.outlook.queue() if any(job.state is JobState.PENDING for job in jobs) else {}
 
 
 def _fields(call: Call) -> Collection[str]:
@@ -99,7 +106,7 @@ def _display_order(job: Job, order: Callable[[Job], Order]) -> tuple[Any, ...]:
     return (2, -(job.ended_at or 0.0), job.id)
 
 
-async def _one(service: Service, call: Call) -> tuple[list[Job], dict[int, Attempt], bool]:
+async def the_one(service: Service, call: Call) -> tuple[list[Job], dict[int, Attempt], bool]:
     """The jobs named in the path, and whether a whole array is meant. Raises NotFound."""
     key = call.path["job"]
     jobs, attempts = await service.find(key)
@@ -109,15 +116,17 @@ async def _one(service: Service, call: Call) -> tuple[list[Job], dict[int, Attem
 
 
 async def show(service: Service, call: Call) -> dict[str, Any]:
-    jobs, attempts, whole_array = await _one(service, call)
+    jobs, attempts, whole_array = await the_one(service, call)
     if whole_array:
-        return {"array": call.path["job"], "elements": service.view_many(jobs, attempts)}
+        starts = await _starts(service, jobs)
+        return {"array": call.path["job"], "elements": service.view_many(jobs, attempts, starts=starts)}
     job = jobs[0]
     story = await service.loop.read(lambda: service.loop.store.story(job.id))
     tries = await service.loop.read(lambda: service.loop.store.attempts(job.id))
+    starts = await _starts(service, jobs)
     now = service.loop.clock.now()
     view = service.loop.engine.view
-    shown = service.view_many([job], attempts)[0]
+    shown = service.view_many([job], attempts, starts=starts)[0]
     shown["story"] = story_view(story)
     shown["attempts"] = [attempt_view(attempt, view, now) for attempt in tries]
     shown["gpu_seconds"] = sum(a["gpu_seconds"] for a in shown["attempts"])
@@ -133,51 +142,6 @@ async def show(service: Service, call: Call) -> dict[str, Any]:
     return shown
 
 
-def _no_need(shown: dict[str, Any]) -> str:
-    """Why there is nothing to explain about a job that does not wait."""
-    if shown["ended_at"]:
-        return f"it has ended ({shown['exit_text']}); to run it again: gpusched requeue {shown['job']}"
-    places = ", ".join(str(device["index"]) for device in shown["devices"])
-    on = f"on device {places}" if places else "without a device"
-    return f"it waits for nothing: it has been started {on}; see: gpusched show {shown['job']}"
-
-
-async def why(service: Service, call: Call) -> dict[str, Any]:
-    jobs, attempts, _ = await _one(service, call)
-    job = next((j for j in jobs if j.state is JobState.PENDING), jobs[0])
-    engine, view = service.loop.engine, service.loop.engine.view
-    if job.state is not JobState.PENDING:
-        shown = service.view_many([job], attempts)[0]
-        text = _no_need(shown) if shown["ended_at"] or not shown["reason_text"] else shown["reason_text"]
-        return {
-            "job": job.key, "state": str(job.state), "reason": shown["reason"], "text": text, "next": "",
-            "ahead": [], "devices": [], "victims": [],
-        }
-    found = explain.reason(view, job, service.loop.clock.now())
-    jobs_by_id, now = engine.state.jobs, service.loop.clock.now()
-    return {
-        "job": job.key,
-        "state": str(job.state),
-        "reason": str(found.word),
-        "text": found.text,
-        "next": found.next,
-        "ahead": [
-            {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
-            for a in explain.ahead(view, job, now)
-            for o in [jobs_by_id[a.job_id]]
-        ],
-        "devices": [
-            {"index": d.index, "uuid": d.uuid, "usable": d.usable, "text": d.text}
-            for d in explain.devices(view, job, now)
-        ],
-        "victims": [
-            {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "preemptible": v.preemptible, "text": v.text}
-            for v in explain.victims(view, job, now)
-            for o in [jobs_by_id[v.job_id]]
-        ],
-    }
-
-
 async def wait(service: Service, call: Call) -> dict[str, Any]:
     """Answer as soon as the job (every element of the array) has ended, or after the timeout."""
     patience = min(_number(call, "timeout", 30.0) or 0.0, LONGEST_WAIT)
@@ -185,7 +149,7 @@ async def wait(service: Service, call: Call) -> dict[str, Any]:
     with suppress(TimeoutError):
         async with asyncio.timeout(patience), service.moved:
             await service.moved.wait_for(lambda: service.ending or not service.unfinished(*wanted))
-    jobs, attempts, whole_array = await _one(service, call)
+    jobs, attempts, whole_array = await the_one(service, call)
     shown = service.view_many(jobs, attempts)
     return {"elements": shown} if whole_array else shown[0]
 

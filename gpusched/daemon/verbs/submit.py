@@ -9,6 +9,7 @@ from gpusched.api.server import Call
 from gpusched.api.submission import read_submission, to_spec
 from gpusched.daemon.service import Service
 from gpusched.daemon.timers import next_run
+from gpusched.daemon.views import estimate_view
 from gpusched.engine.engine import unknown_dependencies
 from gpusched.model.changes import Submitted
 from gpusched.model.events import JobSubmitted
@@ -25,7 +26,8 @@ async def submit(service: Service, call: Call) -> dict[str, Any]:
     if call.query.get("dry_run") in ("1", "true"):
         event = await _with_recalled(service, event)
         note = service.loop.engine.preview(event, now)
-        return {"job": None, "ids": [], "note": note, "dry_run": True}
+        start = estimate_view(await service.outlook.submit(event))
+        return {"job": None, "ids": [], "note": note, "dry_run": True, "estimated_start": start}
     reply = await take_in(service, call, event)
     return {"job": reply.key, "ids": list(reply.job_ids), "note": reply.note, "dry_run": False}
 
