@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpusched.engine.dependencies import tell_dependents
+from gpusched.engine.moves import came_back, left_in
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.engine.verdict import describe, judge
 from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
 from gpusched.model.clock import Instant
 from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, ScriptChanged
+from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
 from gpusched.policy.costs import cost
@@ -75,6 +77,7 @@ def on_watching(turn: Turn, event: AttemptWatching) -> None:
     found = current(turn, event.attempt, "watching")
     if found is not None and not found[1].watching:
         turn.put_attempt(found[1], watching=True)
+        came_back(turn, *found)
 
 
 def on_saved(turn: Turn, event: AttemptSaved) -> None:
@@ -102,7 +105,10 @@ def ask_to_stop(turn: Turn, job: Job, stop: Stop) -> Job:
     """Begin (or change the cause of) a stop, tell the job, and set the end of its grace period."""
     changed = job.state is JobState.STOPPING
     if changed and job.stop is not None:
-        stop = replace(stop, deadline=min(stop.deadline, job.stop.deadline), kills=job.stop.kills)
+        earlier = min(stop.deadline, job.stop.deadline)
+        stop = replace(stop, deadline=earlier, kills=job.stop.kills, asked=job.stop.asked)
+    if stop.asked is None:
+        stop = replace(stop, asked=turn.now.boot)
     job = turn.put_job(job, state=JobState.STOPPING, stop=stop)
     left = max(0.0, stop.deadline - turn.now.boot)
     turn.tell(job, "stopping", f"{stop.phrase()}: asked to save and leave within {left:.0f} s", stop.by)
@@ -181,6 +187,8 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
     stop, waits = job.stop, verdict.state is JobState.PENDING
     moved = waits and stop is not None and stop.kind in _MOVES
     resized = waits and stop is not None and stop.kind is StopKind.RESIZE
+    leave = left_in(turn, job, attempt) if moved else job.leave
+    charged = cost(turn.view, evolve(job, leave=leave)) if moved and attempt.started is not None else 0.0
     job = turn.put_job(
         job,
         state=verdict.state,
@@ -190,7 +198,8 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         preemptions=job.preemptions + (moved and not resized),
         resizes=job.resizes + (resized and verdict.restarts > job.restarts),
         earmark=stop.keeps if resized and stop is not None else (),
-        lost=job.lost + (cost(turn.view, job) if moved else 0.0),
+        lost=job.lost + charged,
+        leave=leave,
         requeued_at=turn.now.wall if verdict.state is JobState.PENDING else job.requeued_at,
         saved=attempt.saved or job.saved,
         outcome=attempt.outcome,

@@ -83,6 +83,9 @@ class Engine:
         for attempt in snapshot.attempts:
             if not attempt.released:
                 self.view.put_attempt(attempt)
+        for past in snapshot.past:
+            self.view.durations.learn(past)
+        self.state.observing = not self.view.live
         self._charge_again(snapshot, now)
 
     def _charge_again(self, snapshot: Snapshot, now: Instant) -> None:
@@ -193,6 +196,7 @@ class Engine:
             case UnreserveRequested():
                 return on_unreserve(turn, event)
             case ServiceStarted():
+                turn.state.observing = True
                 self._ask_again(turn)
             case ServiceStopping():
                 self._ask_everyone(turn, event)

@@ -17,6 +17,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
+from gpusched.model.past import taught
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
 from gpusched.model.state import LEGAL_MOVES, JobState
@@ -59,6 +60,7 @@ class State:
     look_at: float | None = None  # boot clock: when the policy wants to decide again, though nothing may have happened
     ranked_version: int = 0  # of what was learned of durations, when the waiting jobs were ranked last
     ranked_at: float | None = None  # boot clock
+    observing: bool = True  # messages come as things happen; not while a restarted daemon looks at what has happened
     late: Counter[str] = field(default_factory=Counter)  # messages about attempts that are over, by kind
 
     @property
@@ -138,6 +140,9 @@ class Turn:
             if new.state.final:
                 self.ended.append(new)
                 self.state.ended.add(new.id)
+                past = taught(new)
+                if past is not None:
+                    self.view.durations.learn(past)
             else:
                 self.state.ended.discard(new.id)
         if old is not None:

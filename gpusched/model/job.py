@@ -200,6 +200,7 @@ class Job:
     preemptions: int = 0  # how often it has left for other jobs and waits, or waited, to go on
     lost: float = 0.0  # seconds of running that its preemptions cost it, as far as is known
     cost: float | None = None  # seconds that moving it costs, measured at its own restarts
+    leave: float | None = None  # of these, what leaving took the last time; only until it is back and has loaded
     resizes: int = 0  # how often it has gone on with another number of devices; such restarts count in `restarts` too
     speeds: tuple[Speed, ...] = ()  # elastic jobs: the latest measurement on each number of devices, ascending
     requeued_at: float | None = None  # wall clock: when it last came back to the queue

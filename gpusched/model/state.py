@@ -104,6 +104,7 @@ class Stop:
     reservation: str = ""  # for RESERVATION: its name
     keeps: tuple[str, ...] = ()  # RESIZE: the devices with which it goes on; nobody else may take them meanwhile
     was: int = 0  # RESIZE: how many devices it has had
+    asked: float | None = field(default=None, compare=False)  # boot clock: when the job was first asked to leave
 
     def phrase(self) -> str:
         """The cause in words, as jobs and people read it."""

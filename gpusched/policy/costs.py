@@ -7,5 +7,7 @@ from gpusched.policy.view import View
 
 
 def cost(view: View, job: Job) -> float:
-    """Seconds of running that a preemption costs the job."""
-    return job.cost if job.cost is not None else view.rules.policy.cost.of(job.spec.request.gpus)
+    """Seconds of running that a preemption costs the job. It is at least what leaving alone has taken it the last
+    time, if it is not back since."""
+    known = job.cost if job.cost is not None else view.rules.policy.cost.of(job.spec.request.gpus)
+    return known if job.leave is None else max(known, job.leave)

@@ -12,7 +12,6 @@ from math import ceil, floor, log2, sqrt
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyRules
-from gpusched.policy.costs import cost
 from gpusched.policy.expected import running_for, total
 from gpusched.policy.view import Rank, View
 
@@ -68,14 +67,12 @@ def _took_place(rules: PolicyRules, job: Job, queue: int) -> float:
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:
     """By the index of what is known of similar jobs (predict.RunTimes) × the square root of the devices: small gangs
-    first, but not by as much as their size. A running job stays until another one is well ahead of it, because an
-    index is a guess and moving costs three times: the one that leaves, the device that waits, and the way back."""
+    first, but not by as much as their size. A running job stays until another one is well ahead of it: an index is a
+    guess, and who is moved for a wrong one will be moved back for the next."""
     gpus = job.spec.request.gpus
     ran = max(0.0, job.ran - job.lost + (running_for(view, job, now) if now is not None else 0.0))
     seconds = view.durations.index(job.owner.user, job.account, job.spec.name, gpus, ran)
-    if now is not None:
-        seconds = (seconds - 3 * cost(view, job)) * _STAYS
-    return (seconds * sqrt(max(1, gpus)),)
+    return (seconds * (_STAYS if now is not None else 1.0) * sqrt(max(1, gpus)),)
 
 
 def attained(view: View, job: Job, now: Instant | None) -> float:

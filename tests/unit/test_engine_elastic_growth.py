@@ -170,10 +170,14 @@ def test_a_job_with_much_more_than_another_shares_with_it():
     first = wide(world)
     world.passes(HOUR)
     second = world.submit(gpus=1, gpus_max=4)
+    world.passes(40)  # to save and leave
     resized(world, first)
-    goes_on(world, first, second)
+    world.started(first)
+    goes_on(world, second)
+    world.passes(20)  # to load: moving it costs a minute, as is assumed of the other
+    world.watches(first)
     assert (len(world.where(first)), len(world.where(second))) == (3, 1)
-    world.passes(9 * MINUTE)
+    world.passes(9 * MINUTE - 20)
     assert world.states(first, second) == [JobState.RUNNING, JobState.RUNNING]
     world.passes(MINUTE)  # as long again as it has run: now that is worth both moves
     assert world.states(first, second) == [JobState.STOPPING, JobState.STOPPING]
