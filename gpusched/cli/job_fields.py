@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpusched.cli import text
+from gpusched.cli import estimate, text
 from gpusched.cli.output import Field, Json
 
 _PLAIN = (
@@ -12,7 +12,7 @@ _PLAIN = (
     "qos", "partition", "account", "gpu_mem_mib", "shared", "gpu_type", "devices", "attempt", "restarts", "exit_code",
     "exit_signal", "exit_text", "exit_status", "cwd", "output", "error_output", "job_dir", "checkpoint_dir", "saved",
     "watching", "dependency", "comment", "cron", "stopping", "pid", "gpus_max", "gpu_counts", "resizes", "speeds",
-    "reservation",
+    "reservation", "estimated_start",
     "preemptions", "nice",
 )  # fmt: skip
 _MOMENTS = ("submitted_at", "eligible_at", "begin_at", "started_at", "ended_at", "next_run_at")
@@ -45,6 +45,12 @@ def _where(job: Json) -> str | None:
     return None if place == "-" else place
 
 
+def _start(job: Json) -> float | None:
+    """When it is expected to start, seconds since the epoch."""
+    found: Json = job.get("estimated_start") or {}
+    return found.get("expected")
+
+
 def _exit(job: Json) -> str | None:
     return None if (shown := text.exit_code(job)) == "-" else shown
 
@@ -66,6 +72,7 @@ JOB_FIELDS: dict[str, Field] = {
     "time": Field(
         text=text.time_of_limit, value=lambda job: job.get("elapsed"), header="TIME/LIMIT", right=True
     ),
+    "start": Field(text=lambda job: estimate.in_table(job.get("estimated_start")), value=_start),
     "where": Field(text=text.where, value=_where, header="GPU_IDS(REASON)"),
     "exit": Field(text=text.exit_code, value=_exit, right=True),
     "gpu_hours": Field(value=_gpu_hours, right=True),
@@ -76,13 +83,19 @@ JOB_FIELDS: dict[str, Field] = {
     "end": Field(text=lambda job: text.moment(job.get("ended_at")), value=lambda job: job.get("ended_at")),
 }
 
-QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "where")
+QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "start", "where")
 QUEUE_KEYS = (  # of JOB: what these columns, and folding arrays, are made of
     "job", "array_id", "array_index", "name", "user", "state", "code", "reason", "reason_text", "elapsed", "time_limit",
     "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta", "devices", "stopping", "attempt", "gpus_max",
-    "gpu_counts",
+    "gpu_counts", "estimated_start",
 )  # fmt: skip
 HISTORY_COLUMNS = ("job", "name", "user", "state", "exit", "elapsed", "gpu_hours", "preempted", "end")
+
+
+def queue_columns(rows: Sequence[Json]) -> tuple[str, ...]:
+    """QUEUE_COLUMNS, without START where nobody can say when anything starts."""
+    some = any(_start(row) is not None for row in rows)
+    return tuple(name for name in QUEUE_COLUMNS if some or name != "start")
 
 
 def ranges(numbers: Sequence[int]) -> str:

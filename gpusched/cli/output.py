@@ -49,7 +49,7 @@ class Style:
 
 # What a narrow terminal can do without, the first first.
 _LEAST_WANTED = (
-    "progress", "gpu_hours", "preempted", "user", "gpus", "qos", "exit", "elapsed", "time",
+    "progress", "gpu_hours", "preempted", "user", "start", "gpus", "qos", "exit", "elapsed", "time",
     "mean_first_wait_s", "lost_gpu_s", "makespan_s", "mean_wait_s", "worst_rho",  # of simulate
 )  # fmt: skip
 

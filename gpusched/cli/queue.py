@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gpusched.cli.connect import connect
-from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_COLUMNS, QUEUE_KEYS, fold_arrays
+from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_KEYS, fold_arrays, queue_columns
 from gpusched.cli.output import Style, list_options, print_field_help, print_list, repeat, style_of
 from gpusched.cli.select import filter_options, filters_of
 from gpusched.cli.settings import say, settings
@@ -25,7 +25,8 @@ def queue(ended: bool, each: bool, **options: Any) -> None:
     """Show what runs and what waits.
 
     Running jobs come first, then the others in the order in which they will start. Times are running time / time
-    limit. In brackets is why a job waits; `gpusched why JOB` says it at length.
+    limit. START is when a waiting job is expected to start. In brackets is why a job waits; `gpusched why JOB` says it
+    at length.
     """
     if options["help_format"]:
         print_field_help(JOB_FIELDS)
@@ -38,7 +39,7 @@ def queue(ended: bool, each: bool, **options: Any) -> None:
             usual = not (settings.json or style.csv or style.fields or style.sort)
             plain = usual and not each
             jobs = client.jobs(**filters.asked(), ended=ended, fields=QUEUE_KEYS if usual else ())
-            print_list(fold_arrays(jobs) if plain else jobs, QUEUE_COLUMNS, JOB_FIELDS, style, "jobs")
+            print_list(fold_arrays(jobs) if plain else jobs, queue_columns(jobs), JOB_FIELDS, style, "jobs")
             if plain and not style.noheader:
                 say(summary(client))
 
@@ -62,7 +63,7 @@ def short_queue() -> None:
     with connect() as client:
         jobs = client.jobs(fields=() if settings.json else QUEUE_KEYS)
         rows = jobs if settings.json else fold_arrays(jobs)[:_SHORT]
-        print_list(rows, QUEUE_COLUMNS, JOB_FIELDS, Style(), "jobs")
+        print_list(rows, queue_columns(rows), JOB_FIELDS, Style(), "jobs")
         if settings.json:
             return
         hidden = len(fold_arrays(jobs)) - len(rows)

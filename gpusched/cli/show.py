@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from gpusched.cli import text
+from gpusched.cli import estimate, text
 from gpusched.cli.connect import connect, resolve
-from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_COLUMNS, state_color
+from gpusched.cli.job_fields import JOB_FIELDS, queue_columns, state_color
 from gpusched.cli.output import Json, Style, print_json, print_list
 from gpusched.cli.select import job_argument
 from gpusched.cli.settings import paint, settings
@@ -33,7 +33,7 @@ def show(words: tuple[str, ...]) -> None:
         if "elements" in job:
             key = job["array"]
             print(f"array {key}: {len(job['elements'])} elements (one of them: gpusched show {key}_N)")
-            print_list(job["elements"], QUEUE_COLUMNS, JOB_FIELDS, Style(), "jobs")
+            print_list(job["elements"], queue_columns(job["elements"]), JOB_FIELDS, Style(), "jobs")
         else:
             print("\n".join(_lines(job)))
 
@@ -101,6 +101,7 @@ def _now(job: Json) -> list[tuple[str, str]]:
     return [
         ("waits for", f"{text.escape(reason)} {place}".strip() if waits else ""),
         ("priority", _priority(job)),
+        ("starts", text.escape(estimate.sentence(job.get("estimated_start")))),
         ("leaving", text.leaving(job)),
         ("devices", f"{ids}  ({', '.join(str(device['uuid']) for device in job['devices'])})" if ids else ""),
         ("process", str(job.get("pid") or "")),

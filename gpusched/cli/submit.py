@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gpusched.cli import estimate
 from gpusched.cli.connect import connect
 from gpusched.cli.directives import Given, given_of, read_directives
 from gpusched.cli.options import how_params, submit_params
@@ -108,6 +109,9 @@ def tell(answer: Json, body: Mapping[str, Any], values: Mapping[str, Any]) -> No
         print(answer["job"])
     elif not values.get("quiet"):
         print(sentence(answer, body))
+        starts = estimate.sentence(answer.get("estimated_start"))
+        if starts and starts != "now":
+            print(f"  estimated start: {escape(starts)}")
         for line in confirmations(body):
             say(f"  {line}")
         if not answer.get("dry_run") and sys.stderr.isatty() and not values.get("follow"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from gpusched.cli import estimate
 from gpusched.cli.connect import connect, one_job
 from gpusched.cli.output import Json, print_json
 from gpusched.cli.select import job_argument
@@ -16,7 +17,7 @@ from gpusched.cli.text import escape
 def why(word: str) -> None:
     """Say why a job waits.
 
-    What it needs, who is ahead of it, and what each device is doing.
+    What it needs, when it is expected to start, who is ahead of it and why, and what each device is doing.
     """
     with connect(names_jobs=True) as client:
         answer = client.why(one_job(client, word))
@@ -33,6 +34,8 @@ def _lines(answer: Json) -> list[str]:
         lines.append(f"  {escape(answer['text'])}")
     if answer.get("next"):
         lines.append(f"  next: {escape(answer['next'])}")
+    if starts := estimate.sentence(answer.get("estimated_start")):
+        lines.append(f"  estimated start: {escape(starts)}")
     ahead = answer.get("ahead") or []
     if ahead:
         lines.append(f"ahead of it ({len(ahead)}):")
