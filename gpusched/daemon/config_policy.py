@@ -98,6 +98,7 @@ class PolicySection(Section):
     las_slices: bool = _USUAL.las_slices
     running_first: bool = _USUAL.running_first
     between_accounts: bool = _USUAL.between_accounts
+    turn: Seconds = Field(default=_USUAL.turn, ge=60, le=365 * DAY)
     preempt_cost: Annotated[PreemptCost, BeforeValidator(_cost)] = _USUAL.cost
     resize_interval: Seconds = Field(default=_USUAL.resize_interval, ge=0, le=365 * DAY)
     migrate: bool = _USUAL.migrate
@@ -118,6 +119,7 @@ class PolicySection(Section):
             las_slices=self.las_slices,
             running_first=self.running_first,
             between_accounts=self.between_accounts,
+            turn=self.turn,
             min_run=self.min_run,
             cost=self.preempt_cost,
             resize_interval=self.resize_interval,

@@ -103,14 +103,15 @@ class PolicyRules:
     weights: Weights = field(default_factory=Weights)
     fair_share: FairShare = field(default_factory=FairShare)
     patience: float | None = 14 * DAY  # a job that has waited so long goes before its level: the starvation bound
-    backfill_depth: int = 2000  # how many waiting jobs a cycle looks at behind the first that waits
+    backfill_depth: int = 2000  # how many alike jobs are looked at for one that is over before a reservation begins
     # ---- policies that preempt
     tick: float = 60.0  # preemptions are decided at multiples of this only; 0: at every event
     tick_starts: bool = False  # starts too wait for the tick, as the published simulators have it
-    las_limits: tuple[float, ...] = (3600.0, 8 * 3600.0)  # attained device-seconds at which a job changes its queue
-    las_slices: bool = True  # behind the last limit, queues go on at twice the seconds each: equals take turns
+    las_limits: tuple[float, ...] = (18_000.0,)  # attained device-seconds at which a job changes its queue
+    las_slices: bool = False  # behind the last limit, queues go on at twice the seconds each: equals take turns
     running_first: bool = True  # inside one queue a running job stays
-    between_accounts: bool = True  # accounts that wait first get the devices that are their share
+    between_accounts: bool = True  # las: accounts that wait first get the devices that are their share
+    turn: float = 3600.0  # of the whole machine: how long an account keeps more than its share from another
     min_run: float = 600.0  # a job is not asked to leave before it has run so long
     cost: PreemptCost = field(default_factory=PreemptCost)
     calm: bool = True  # weigh gains against costs, and ask nobody to leave for a job that then would not fit

@@ -12,6 +12,7 @@ from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
 from gpusched.policy.limits import limited, need
+from gpusched.policy.parts import Parts
 from gpusched.policy.queue import Order, key
 from gpusched.policy.view import Bucket, Rank, View
 
@@ -40,6 +41,7 @@ class Shares:
 
     waiting: list[Job]
     losing: list[Standing]  # in order; those who may be asked to leave
+    entitled: frozenset[int] = frozenset()  # of those who wait: who gets what is its account's part
 
 
 def share_out(view: View, now: Instant) -> Shares:
@@ -55,22 +57,23 @@ def share_out(view: View, now: Instant) -> Shares:
     granted: set[int] = set()
     waiting: list[tuple[Order, Job]] = []
     if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
-        deserved = _deserved(view, running)
-        if len(deserved) > 1:
-            waiting += _count_out(view, allotment, running, granted, deserved)
+        parts = Parts(view, now, {standing.job.id for standing in running})
+        if parts.several:
+            waiting += _count_out(view, allotment, running, granted, parts)
+    entitled = frozenset(job.id for _, job in waiting)
     waiting += _count_out(view, allotment, running, granted, None)
     for _, job in waiting:
         view.in_use.put(job, None, promised=False)
     waiting.sort(key=lambda found: found[0])
-    return Shares([job for _, job in waiting], [s for s in running if s.job.id not in granted])
+    return Shares([job for _, job in waiting], [s for s in running if s.job.id not in granted], entitled)
 
 
 def _count_out(
-    view: View, allotment: Allotment, running: list[Standing], granted: set[int], deserved: dict[str, float] | None
+    view: View, allotment: Allotment, running: list[Standing], granted: set[int], parts: Parts | None
 ) -> list[tuple[Order, Job]]:
     """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
-    deserved: only up to what is each account's part. Limits and quotas count what is granted as used.
+    parts: only up to what is each account's part. Limits and quotas count what is granted as used.
     """
     waiting = []
     line = InOrder(view, running, granted)
@@ -80,12 +83,10 @@ def _count_out(
             line.refuse()
             continue
         size = allotment.need(job.spec.request)
-        if deserved is not None and deserved[job.account] < size - 1e-9:
+        if parts is not None and not parts.grant(job, size):
             line.refuse()
         elif allotment.grant(job.spec.request):
             granted.add(job.id)
-            if deserved is not None:
-                deserved[job.account] -= size
             if standing is None:
                 waiting.append((order, job))
                 view.in_use.assume(job, need(view, job))
@@ -173,20 +174,3 @@ def _comes_back(job: Job, attempt: Attempt) -> bool:
     spec = job.spec
     may = spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
     return may and (attempt.watching or attempt.saved is not None or job.saved is not None)
-
-
-def _deserved(view: View, running: list[Standing]) -> dict[str, float]:
-    """Devices that are each account's part: those of all accounts with jobs, by their shares."""
-    accounts = {bucket.account for bucket in view.buckets if bucket.request.gpus}
-    accounts |= {view.jobs[job_id].account for job_id in view.live}
-    able = sum(slot.able for slot in view.slots.values())
-    shares = sum(view.ledger.weight(account) for account in accounts)
-    deserved = {account: able * view.ledger.weight(account) / shares for account in accounts}
-    movable = {standing.job.id for standing in running}
-    for job_id in (*view.live.keys(), *view.claimants):
-        job = view.jobs[job_id]
-        if job_id not in movable and job_id not in view.stopping and job.account in deserved:
-            deserved[job.account] -= job.spec.request.gpus
-    return deserved
-
-

@@ -29,6 +29,7 @@ from gpusched.policy.rights import may_reclaim, over_quota
 from gpusched.policy.sharing import Shares, share_out
 from gpusched.policy.view import Rank, View
 
+_TURNS = 60.0  # seconds after which it is looked again whether an account's turn is over
 _LOOK_AGAIN = 300.0  # seconds after which predictions, which change with time, are looked at again
 
 
@@ -99,8 +100,15 @@ def next_look(view: View, now: Instant) -> float | None:
                 moments.append(now.boot + max(0.0, limit - service) / ranks.held(view, job))
         elif rules.name is PolicyName.PREDICTED:
             moments.append(now.boot + _LOOK_AGAIN)
+    if rules.name is PolicyName.LAS and rules.between_accounts and _several_accounts(view):
+        moments.append(now.boot + max(rules.tick, _TURNS))
     nearest = min((moment for moment in moments if moment > now.boot + 1e-9), default=None)
     return nearest if nearest is None or not rules.tick else ceil(nearest / rules.tick - 1e-9) * rules.tick
+
+
+def _several_accounts(view: View) -> bool:
+    waiting = {bucket.account for bucket in view.buckets}
+    return len(waiting) > 1 or any(view.jobs[job_id].account not in waiting for job_id in view.live)
 
 
 def _next_tick(tick: float, boot: float) -> float:
@@ -190,10 +198,11 @@ def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
     """Who may be asked to leave for `job`, in the order of asking: who is over a quota first, then the lowest level,
     then who has moved least often, then who stands last."""
     order = view.order(job)
+    entitled = job.id in shares.entitled  # others have more than their account's part
     found = [
         standing
         for standing in shares.losing
-        if standing.order > order
+        if (standing.order > order or (entitled and standing.job.account != job.account))
         and standing.job.id not in view.stopping
         and (standing.job.spec.qos == job.spec.qos or may_leave(view, standing.job, job))
         and standing.job.state in (JobState.STARTING, JobState.RUNNING)
