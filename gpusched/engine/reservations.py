@@ -160,21 +160,12 @@ def on_time(turn: Turn) -> None:
 
 
 def _clear(turn: Turn, reservation: Reservation) -> None:
-    """Ask whoever holds a device of it and is not entitled to save and leave; withdraw what was promised there."""
-    for uuid in reservation.devices:
-        slot = turn.view.slots.get(uuid)
-        if slot is not None and slot.kept_for is not None:
-            _withdraw(turn, turn.state.jobs[slot.kept_for], reservation)
+    """Ask whoever holds a device of it and is not entitled to save and leave. (What was promised to others there, the
+    cycle withdraws.)"""
     for job in _strangers(turn, reservation):
         if job.state in (JobState.STARTING, JobState.RUNNING):
             deadline = turn.now.boot + grace(turn, job)
             ask_to_stop(turn, job, Stop(StopKind.RESERVATION, deadline, reservation=reservation.name))
-
-
-def _withdraw(turn: Turn, job: Job, reservation: Reservation) -> None:
-    if job.earmark and not entitled(reservation, job):
-        turn.put_job(job, earmark=())
-        turn.tell(job, "replanned", f"its devices are chosen anew: reservation {reservation.name} has begun")
 
 
 def _strangers(turn: Turn, reservation: Reservation) -> list[Job]:

@@ -26,13 +26,17 @@ jobs = st.fixed_dictionaries(
     {"by": st.sampled_from(("ann", "bob")), "gpus": st.integers(0, DEVICES), "grace": st.sampled_from((0.0, 60.0))},
     optional={
         "time_limit": hours, "expected": hours, "qos": st.sampled_from(("low", "high")),
-        "reservation": st.sampled_from(NAMES), "requeue": st.booleans(), "max_requeues": st.integers(0, 1),
+        "requeue": st.booleans(), "max_requeues": st.integers(0, 1),
     },
+)  # fmt: skip
+own_jobs = st.builds(
+    lambda job, name, gpus: {**job, "by": "ann", "reservation": name, "gpus": gpus},
+    jobs, st.sampled_from(NAMES), st.integers(0, 2),
 )  # fmt: skip
 reservations = st.fixed_dictionaries(
     {
         "name": st.sampled_from(NAMES), "start_in": st.sampled_from((0.0, 0.1, 1.0, 3.0)).map(HOUR.__mul__),
-        "duration": hours, "users": st.sampled_from(("", "ann", "ann,bob")),
+        "duration": hours, "users": st.sampled_from(("ann", "ann,bob", "")),
     },
     optional={"repeat": st.sampled_from(Repeat)},
 )  # fmt: skip
@@ -40,10 +44,11 @@ devices = st.one_of(
     st.sampled_from(("0", "1,2", "0,1,2")).map(lambda d: {"devices": d}),
     st.integers(1, DEVICES).map(lambda n: {"count": n}),
 )
+reserving = st.tuples(st.just("reserve"), st.builds(lambda a, b: {**a, **b}, reservations, devices))
 steps = st.one_of(
     st.tuples(st.just("submit"), jobs),
-    st.tuples(st.just("submit"), jobs),
-    st.tuples(st.just("reserve"), st.builds(lambda a, b: {**a, **b}, reservations, devices)),
+    st.tuples(st.just("submit"), own_jobs),
+    reserving,
     st.tuples(st.just("unreserve"), st.sampled_from(NAMES)),
     st.tuples(st.just("pass"), hours),
     st.tuples(st.just("starts"), st.integers(0, 9)),
@@ -51,6 +56,10 @@ steps = st.one_of(
     st.tuples(st.just("crash"), st.none()),
     st.tuples(st.just("away"), hours),  # the daemon is away so long
 )
+stories = st.builds(
+    lambda first, rest: [*first, *rest],
+    st.lists(reserving, min_size=1, max_size=2), st.lists(steps, min_size=4, max_size=25),
+)  # fmt: skip
 
 
 class Watched(World):
@@ -76,13 +85,12 @@ class Watched(World):
             return
         left = reservation.start - self.now.wall
         assert left > 0, f"{job.key} starts on a device of {reservation.name}, which is active"
-        limit = job.spec.time_limit
-        if not job.spec.requeue:
+        spec, limit = job.spec, job.spec.time_limit
+        told = spec.expected if spec.expected is not None else limit
+        if not spec.requeue or (spec.max_requeues is not None and job.restarts >= spec.max_requeues):
             assert limit is not None and limit <= left, f"{job.key} would be ended by {reservation.name}"
-        longest = max(job.spec.expected or 0.0, job.spec.time_limit or 0.0)
-        told = job.spec.expected if job.spec.expected is not None else limit
-        if told is not None and reservation.repeat is None and job.ran == 0.0:
-            assert told <= left or longest <= left, f"{job.key} is too long to start before {reservation.name}"
+        elif told is not None and reservation.repeat is None and job.ran == 0.0:
+            assert told <= left, f"{job.key} is too long to start before {reservation.name}"
 
     def _may_be_asked(self, job: Job) -> None:
         if job.stop is not None and job.stop.kind is StopKind.RESERVATION:
@@ -131,8 +139,8 @@ def take(world: World, step: tuple[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("policy", PolicyName)
-@given(story=st.lists(steps, max_size=25))
-@settings(PROFILE, max_examples=40)
+@given(story=stories)
+@settings(PROFILE, max_examples=50)
 def test_reservations_hold_and_everything_ends(policy: PolicyName, story: list[tuple[str, Any]]) -> None:
     world = Watched(DEVICES, rules=Rules(policy=PolicyRules(name=policy, min_run=300.0), cpu_jobs=2))
     for step in story:
@@ -145,7 +153,8 @@ def test_reservations_hold_and_everything_ends(policy: PolicyName, story: list[t
             if job_id in world.running():
                 world.started(job_id)
                 world.exits(job_id, code=85 if world.job(job_id).state is JobState.STOPPING else 0)
-        take(world, ("pass", HOUR / 2))
+        next_window = 0.0 if world.wake_wall is None or world.running() else world.wake_wall - world.now.wall
+        take(world, ("pass", max(HOUR / 2, next_window)))
     else:
         left = {job.key: world.why(job.id) for job in world.engine.state.jobs.values() if not job.state.final}
         raise AssertionError(f"these never come to their end: {left}")
