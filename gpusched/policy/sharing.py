@@ -164,12 +164,12 @@ def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]
         order = (view.standing(job), -view.priority(job), True, rank(view, job, now), job_id)
         standing = Standing(order, job, attempt)
         young = rules.calm and (attempt.started is None or now.boot - attempt.started < rules.min_run - 1e-9)
-        (staying if young or not _comes_back(job, attempt) else movable).append(standing)
+        (staying if young or not can_move(job, attempt) else movable).append(standing)
     movable.sort(key=lambda standing: standing.order)
     return movable, staying
 
 
-def _comes_back(job: Job, attempt: Attempt) -> bool:
+def can_move(job: Job, attempt: Attempt) -> bool:
     """It has shown that it can be stopped and go on: it watches for requests, or it has saved."""
     spec = job.spec
     may = spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)

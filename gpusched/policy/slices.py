@@ -115,6 +115,12 @@ def _next_tick(tick: float, boot: float) -> float:
     return (boot // tick + 1) * tick
 
 
+def asks_at(view: View, now: Instant) -> Instant:
+    """The next moment at which anybody can be asked to leave."""
+    tick = view.rules.policy.tick
+    return now if on_grid(tick, now.boot) else now.later(_next_tick(tick, now.boot) - now.boot)
+
+
 # ---- carrying it out ---------------------------------------------------------------------------------------------
 
 
@@ -189,12 +195,12 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
             continue
         if not may_ask or job.patient or over_quota(view, job):
             continue
-        plan = plan_among(view, job, _willing(view, job, shares), now, shut)
-        if plan is not None and _worth_it(view, now, job, plan):
+        plan = plan_among(view, job, willing(view, job, shares), now, shut)
+        if plan is not None and worth_it(view, now, job, plan):
             yield Preempt(job.id, plan)
 
 
-def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
+def willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
     """Who may be asked to leave for `job`, in the order of asking: who is over a quota first, then the lowest level,
     then who has moved least often, then who stands last."""
     order = view.order(job)
@@ -212,7 +218,7 @@ def _willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
     return [standing.attempt for standing in found]
 
 
-def _worth_it(view: View, now: Instant, job: Job, plan: Plan) -> bool:
+def worth_it(view: View, now: Instant, job: Job, plan: Plan) -> bool:
     """Whether the devices that the job has earlier are worth more than what moving the victims costs (Lucid, Sia).
 
     It would otherwise wait until the first of them ends; one of unknown duration is expected to run as long again as
