@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.policy.decisions import Decision, Preempt, Start
+from gpusched.policy.elastic import offers, settling
 from gpusched.policy.expected import remaining, time_left
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
@@ -148,9 +149,15 @@ def reserve(view: View, now: Instant, job: Job) -> Kept:
     try:
         for attempt in view.departing(job):
             view.lift(attempt, lifted)
-        for end, leaving in ends(view, now, view.kind(request), openings(view, job, now)):
+        others = openings(view, job, now)
+        if view.elastic:
+            others = [*others, *settling(view, now)]
+        for end, leaving in ends(view, now, view.kind(request), others):
             if leaving is not None:
                 view.lift(leaving, lifted)
+            if view.elastic:  # what they will give back for it
+                for offer in offers(view, job, now.later(end - now.boot)):
+                    view.lift(offer.attempt, lifted, offer.uuids)
             shares = None if _too_few(view, job) else fit(view, job, closed(view, job, now.later(end - now.boot)))
             if shares is not None:
                 return Kept(job, kind, end, frozenset(share.uuid for share in shares))
@@ -169,7 +176,8 @@ def ends(
 ) -> list[tuple[float, Attempt | None]]:
     """The running attempts on devices of this kind by when (boot clock) they are expected to end, if that is known.
 
-    others: moments at which something else ends (the windows of reservations); they come without an attempt.
+    others: moments at which something else ends (windows of reservations, the rest of elastic jobs); they come without
+    an attempt.
     """
     found: list[tuple[float, int, Attempt | None]] = [(moment, 0, None) for moment in others]
     for job_id, attempt in view.live.items():

@@ -91,6 +91,13 @@ def settled(view: View, attempt: Attempt, now: Instant) -> bool:
     return attempt.started is not None and settled_at(view, attempt.started) <= now.boot + _SLACK
 
 
+def settling(view: View, now: Instant) -> list[float]:
+    """When (boot clock) elastic jobs that are left in peace now can be asked for devices again."""
+    live = [view.live[job_id] for job_id in view.elastic - view.stopping]
+    ripe = [settled_at(view, attempt.started) for attempt in live if attempt.started is not None]
+    return [moment for moment in ripe if moment > now.boot + _SLACK]
+
+
 def settled_at(view: View, started: float) -> float:
     return started + view.rules.policy.resize_interval
 

@@ -7,6 +7,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.job import Speed
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState, StopKind
+from gpusched.policy.backfill import reserve
 
 # ---- the start -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +183,19 @@ def test_the_job_that_loses_least_by_its_measured_speed_gives_first():
     world.passes(5 * MINUTE)
     world.submit(gpus=1)
     assert world.states(scales, flat) == [JobState.RUNNING, JobState.STOPPING]
+
+
+def test_backfill_counts_on_what_it_will_give_back():
+    world = a_world(4)
+    rigid = world.submit(gpus=1, time_limit=HOUR)
+    world.started(rigid)
+    wide(world, most=3)
+    big = world.submit(gpus=3)
+    kept = reserve(world.engine.view, world.now, world.job(big))
+    assert kept.until == world.now.boot + HOUR and len(kept.devices) == 3
+    world.passes(HOUR)
+    world.exits(rigid)
+    assert world.job(big).earmark
 
 
 def test_a_job_that_may_not_be_requeued_is_never_moved():
