@@ -1,29 +1,36 @@
-"""Why a job waits: one true reason, as data. `why`, `queue`, `--json` and the tests show the same."""
+"""Why a job waits: one true reason, as data. `why`, `queue`, `--json` and the tests show the same.
+
+Who is ahead of it and whom it could ask to leave is told in explain_ahead.py and explain_victims.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from heapq import merge
-from itertools import islice, takewhile
 
 from gpusched.model.clock import Instant
 from gpusched.model.dependency import Relation
 from gpusched.model.device import Health
 from gpusched.model.job import HoldKind, Job, Request
-from gpusched.model.state import JobState, StopKind
+from gpusched.model.policy import PolicyName
+from gpusched.model.state import StopKind
 from gpusched.model.units import format_size
-from gpusched.policy.elastic import offers
-from gpusched.policy.fit import fit, foreign_blocks, room_for
+from gpusched.policy.backfill import Kept, reserve
+from gpusched.policy.explain_ahead import Ahead as Ahead
+from gpusched.policy.explain_ahead import ahead as ahead
+from gpusched.policy.explain_next import kept_free, reserved, what_next
+from gpusched.policy.explain_victims import VictimVerdict as VictimVerdict
+from gpusched.policy.explain_victims import victims as victims
+from gpusched.policy.fit import fit, foreign_blocks, possible, room_for
 from gpusched.policy.limits import limited
-from gpusched.policy.preempt import may_leave
 from gpusched.policy.priority import scheduling_order
-from gpusched.policy.queue import Order
-from gpusched.policy.reserve import closed, competes_for
+from gpusched.policy.reserve import closed, competes_for, taken
 from gpusched.policy.reserve_words import before_window, kept_from, of_device
-from gpusched.policy.rights import may_reclaim, over_quota, quota_text
+from gpusched.policy.rights import over_quota, quota_text
 from gpusched.policy.view import Slot, View
+
+_ENDS = "running jobs end or give devices back"
+_MORE = "the jobs ahead start, and more end"
 
 
 class Word(StrEnum):
@@ -70,14 +77,6 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """A waiting job that goes first."""
-
-    job_id: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceVerdict:
     uuid: str
     index: int
@@ -85,16 +84,18 @@ class DeviceVerdict:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class VictimVerdict:
-    job_id: int
-    preemptible: bool
-    text: str
-
-
 def reason(view: View, job: Job, now: Instant) -> Reason:
     """The one reason for which a PENDING job does not run at this moment."""
     return _own_reason(view, job, now) or _device_reason(view, job, now, _Rivals(view, now))
+
+
+def at_length(view: View, job: Job, now: Instant) -> Reason:
+    """The same, with more of what would have to happen: who ends, or is asked to leave, and when."""
+    found = reason(view, job, now)
+    if found.word in (Word.RESOURCES, Word.PRIORITY) and found.next in (_MORE, _ENDS) and job.spec.request.gpus:
+        following = what_next(view, job, _Rivals(view, now).first(job), now)
+        return replace(found, next=following) if following else found
+    return found
 
 
 def _own_reason(view: View, job: Job, now: Instant) -> Reason | None:
@@ -138,8 +139,8 @@ def _own_reason(view: View, job: Job, now: Instant) -> Reason | None:
         )
     if waits := before_window(view, job, now):
         return Reason(Word.RESERVATION, *waits)
-    if (limit := limited(view, job)) is not None:
-        return Reason(Word(limit.word), limit.text, limit.next)
+    if (at_limit := limited(view, job)) is not None:
+        return Reason(Word(at_limit.word), at_limit.text, at_limit.next)
     if view.closing:
         return Reason(Word.CLOSING, "the service is shutting down", "it runs again")
     return None
@@ -173,11 +174,11 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
     open_now = [slot for slot in open_now if slot.device.uuid not in shut]
     kept = sorted({slot.kept_for for slot in open_now if slot.kept_for not in (None, job.id)})
     first = rivals.first(job)
-    if len(open_now) >= request.gpus and (kept or first is not None):
-        whom = kept[0] if kept else (first.id if first else 0)
-        return Reason(
-            Word.PRIORITY, f"free devices are being kept for job {view.jobs[whom].key}", "that job starts"
-        )
+    if len(open_now) >= request.gpus and kept:
+        promised = f"free devices are being kept for job {_name(view, kept[0])}"
+        return Reason(Word.PRIORITY, promised, "that job starts")
+    if len(open_now) >= request.gpus and first is not None:
+        return Reason(Word.PRIORITY, *kept_free(view, job, first, rivals.kept(first), now))
     if len(open_now) >= request.gpus:
         return Reason(Word.STARTING, "it is about to start", "the next scheduling cycle, at once")
     need = f"needs {_count_text(request)}"
@@ -187,8 +188,8 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
     if over_quota(view, job):
         free += f"; {quota_text(view, job)}, so it waits for what nobody else wants"
     if first is not None:
-        return Reason(Word.PRIORITY, f"{need}, {free}; job {first.key} is ahead", "the jobs ahead start, and more end")
-    return Reason(Word.RESOURCES, f"{need}, {free}", "running jobs end or give devices back")
+        return Reason(Word.PRIORITY, f"{need}, {free}; {rivals.ahead(first)}", _MORE)
+    return Reason(Word.RESOURCES, f"{need}, {free}", _ENDS)
 
 
 def _preempting(view: View, job: Job) -> Reason:
@@ -232,7 +233,23 @@ class _Rivals:
     def __init__(self, view: View, now: Instant) -> None:
         self._view = view
         self._order = scheduling_order(view, now)
+        self._now = now
         self._firsts: dict[frozenset[str], Job] | None = None
+        self._kept: dict[int, Kept] = {}
+
+    def kept(self, first: Job) -> Kept | None:
+        """What backfill keeps for the first one."""
+        if self._view.rules.policy.name is not PolicyName.BACKFILL:
+            return None
+        if first.id not in self._kept:
+            self._kept[first.id] = reserve(self._view, self._now, first)
+        return self._kept[first.id]
+
+    def ahead(self, first: Job) -> str:
+        """`job 12 is ahead and has devices 0,1 reserved in about 25:00`."""
+        kept = self.kept(first)
+        when = reserved(self._view, kept, self._now) if kept is not None else ""
+        return f"job {first.key} is ahead" + (f" and {when}" if when else "")
 
     def first(self, job: Job) -> Job | None:
         """The first waiting job in scheduling order, if it goes before `job` and waits for devices `job` could use."""
@@ -250,40 +267,15 @@ class _Rivals:
         for bucket in view.buckets:
             head, kind = view.head(bucket), competes_for(view, bucket.request)
             best = firsts.get(kind)
-            held_back = view.array_full(head) or limited(view, head) is not None
+            held_back = view.array_full(head) or limited(view, head) is not None or not self._can_ever(head)
             if not held_back and (best is None or self._order(head) < self._order(best)):
                 firsts[kind] = head
         return firsts
 
-
-def _compete(view: View, one: Job, other: Job) -> bool:
-    """Both want something that only one of them can have: a device, or a place among the CPU-only jobs."""
-    return not competes_for(view, one.spec.request).isdisjoint(competes_for(view, other.spec.request))
-
-
-def ahead(view: View, job: Job, now: Instant, most: int = 20) -> tuple[Ahead, ...]:
-    """The waiting jobs that go before this one for something that it wants too, first things first."""
-    order = scheduling_order(view, now)
-    first = merge(*_competing_queues(view, job, order), key=order)
-    before = islice(takewhile(lambda other: order(other) < order(job), first), most)
-    return tuple(Ahead(other.id, _ahead_text(view, other, job)) for other in before)
-
-
-def _competing_queues(view: View, job: Job, order: Callable[[Job], Order]) -> list[Iterator[Job]]:
-    """The waiting jobs that compete with `job`, as sequences that are each in scheduling order."""
-    claiming = [view.jobs[job_id] for job_id in view.claimants]
-    queues = [iter(sorted((other for other in claiming if _compete(view, other, job)), key=order))]
-    return [*queues, *(view.queued(bucket) for bucket in view.buckets if _compete(view, view.head(bucket), job))]
-
-
-def _ahead_text(view: View, other: Job, job: Job) -> str:
-    if job.yielding and not other.yielding:
-        return f"job {job.key} gave its devices back and lets others go first, once"
-    if view.standing(job) > 1 >= view.standing(other):
-        return f"{quota_text(view, job)}: others go first"
-    if view.priority(other) != view.priority(job):
-        return f"QoS {other.spec.qos} goes before {job.spec.qos}"
-    return "submitted earlier"
+    def _can_ever(self, head: Job) -> bool:
+        """Nothing is kept for a job that could not be started even if all others left."""
+        request = head.spec.request
+        return not request.gpus or possible(self._view, request, taken(self._view, request))
 
 
 def devices(view: View, job: Job, now: Instant) -> tuple[DeviceVerdict, ...]:
@@ -334,40 +326,6 @@ def _name(view: View, job_id: int | None) -> str:
     return job.key if job else str(job_id)
 
 
-def victims(view: View, job: Job, now: Instant) -> tuple[VictimVerdict, ...]:
-    """Every running job that holds a device it could use: could it be preempted for this one, and why (not).
-
-    An elastic one may instead give back what it has above its least number.
-    """
-    if job.spec.request.gpus == 0:
-        return ()
-    suitable = {slot.device.uuid for slot in view.suitable(job.spec.request)}
-    lent = {offer.attempt.job_id: len(offer.uuids) for offer in offers(view, job, now)}
-    verdicts = []
-    for job_id in sorted(view.live):
-        other = view.jobs[job_id]
-        if suitable.isdisjoint(view.live[job_id].uuids):
-            continue  # it has nothing that the job could wait for
-        if job_id in lent and not over_quota(view, job):
-            spare = f"it can go on without {lent[job_id]} of its {len(view.live[job_id].devices)} devices"
-            verdicts.append(VictimVerdict(job_id, True, spare))
-        elif may_leave(view, other, job):
-            level = f"QoS {job.spec.qos} may preempt {other.spec.qos}"
-            text = quota_text(view, other) if may_reclaim(view, other, job) else level
-            verdicts.append(VictimVerdict(job_id, True, text))
-        elif other.state is JobState.STOPPING and other.stop is not None:
-            verdicts.append(VictimVerdict(job_id, False, f"is leaving already: {other.stop.phrase()}"))
-        elif job.patient:
-            text = f"job {job.key} gave its devices back and asks nobody to leave until it has run again"
-            verdicts.append(VictimVerdict(job_id, False, text))
-        elif over_quota(view, job):
-            text = f"{quota_text(view, job)}: job {job.key} asks nobody to leave"
-            verdicts.append(VictimVerdict(job_id, False, text))
-        else:
-            verdicts.append(VictimVerdict(job_id, False, f"QoS {job.spec.qos} may not preempt {other.spec.qos}"))
-    return tuple(verdicts)
-
-
 def reasons(view: View, jobs: list[Job], now: Instant) -> dict[int, Reason]:
     """The reason of each of many waiting jobs. Jobs of one bucket share the look at the devices."""
     rivals = _Rivals(view, now)
@@ -388,11 +346,7 @@ def reasons(view: View, jobs: list[Job], now: Instant) -> dict[int, Reason]:
             continue
         if head.id not in of_head:
             of_head[head.id] = _device_reason(view, head, now, rivals)
-        found[job.id] = _behind(head, of_head[head.id])
+        its = of_head[head.id]
+        behind = its.word is Word.RESOURCES
+        found[job.id] = Reason(Word.PRIORITY, f"{its.text}; {rivals.ahead(head)}", _MORE) if behind else its
     return found
-
-
-def _behind(head: Job, its: Reason) -> Reason:
-    if its.word is not Word.RESOURCES:
-        return its
-    return Reason(Word.PRIORITY, f"{its.text}; job {head.key} is ahead", "the jobs ahead start, and more end")

@@ -31,7 +31,7 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
 
 def _waiting(service: Service, job: Job) -> dict[str, Any]:
     engine, view, now = service.loop.engine, service.loop.engine.view, service.loop.clock.now()
-    found, jobs = explain.reason(view, job, now), engine.state.jobs
+    found, jobs = explain.at_length(view, job, now), engine.state.jobs
     return {
         "job": job.key,
         "state": str(job.state),
