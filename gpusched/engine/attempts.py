@@ -197,6 +197,7 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         gpu_seconds=job.gpu_seconds + ran * len(attempt.devices),
         preemptions=job.preemptions + (moved and not resized),
         resizes=job.resizes + (resized and verdict.restarts > job.restarts),
+        limit_used=job.limit_used + ran if resized or attempt.started is None else 0.0,
         earmark=stop.keeps if resized and stop is not None else (),
         lost=job.lost + charged,
         leave=leave,

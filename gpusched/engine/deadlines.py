@@ -10,9 +10,10 @@ from gpusched.model.state import JobState, Stop, StopKind
 
 def warning_time(job: Job, attempt: Attempt) -> float | None:
     """When (boot clock) the job is asked to save because its time limit is near; None: no limit."""
-    if job.spec.time_limit is None or attempt.started is None:
+    left = job.limit_left
+    if left is None or attempt.started is None:
         return None
-    return attempt.started + max(0.0, job.spec.time_limit - job.spec.warn)
+    return attempt.started + max(0.0, left - job.spec.warn)
 
 
 def run_out(turn: Turn) -> None:

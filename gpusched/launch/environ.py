@@ -36,8 +36,8 @@ def job_environment(
     env[rundir.ENV_GRACE] = f"{grace:g}"
     env["GPUSCHED_SUBMIT_DIR"] = submit_dir
     env["GPUSCHED_START_TIME"] = str(int(started_at))
-    if job.spec.time_limit:
-        env[rundir.ENV_END_TIME] = str(int(started_at + job.spec.time_limit))
+    if job.limit_left is not None:
+        env[rundir.ENV_END_TIME] = str(int(started_at + job.limit_left))
     if resume:
         env["GPUSCHED_RESUME"] = "1"
     uuids = ",".join(uuid for _, uuid in devices)

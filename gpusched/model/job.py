@@ -202,6 +202,7 @@ class Job:
     cost: float | None = None  # seconds that moving it costs, measured at its own restarts
     leave: float | None = None  # of these, what leaving took the last time; only until it is back and has loaded
     resizes: int = 0  # how often it has gone on with another number of devices; such restarts count in `restarts` too
+    limit_used: float = 0.0  # seconds of its time limit that attempts have used which only a resize has ended
     speeds: tuple[Speed, ...] = ()  # elastic jobs: the latest measurement on each number of devices, ascending
     requeued_at: float | None = None  # wall clock: when it last came back to the queue
     eligible_at: float | None = None  # wall clock: when it could first have been started; the start of its wait
@@ -223,6 +224,11 @@ class Job:
     @property
     def attempt_key(self) -> AttemptKey:
         return AttemptKey(self.id, self.attempt)
+
+    @property
+    def limit_left(self) -> float | None:
+        """Seconds that the present attempt may run in all; None: no limit."""
+        return None if self.spec.time_limit is None else max(0.0, self.spec.time_limit - self.limit_used)
 
     @property
     def counted_restarts(self) -> int:

@@ -1,9 +1,9 @@
 """What can go wrong while an elastic job is moved: cancels, kills, failing devices, and a daemon that dies."""
 
 import pytest
-from elastic_worlds import HOUR, a_world, resized, wide
+from elastic_worlds import HOUR, a_world, goes_on, resized, wide
 
-from gpusched.model.state import JobState, Outcome, OutcomeKind
+from gpusched.model.state import JobState, Outcome, OutcomeKind, StopKind
 
 
 def test_the_other_is_cancelled_while_it_saves_and_it_has_its_devices_back():
@@ -85,3 +85,20 @@ def test_the_daemon_may_die_at_each_point_of_a_move(point):
     assert not {*world.where(job)} & {*world.where(other)}
     world.started(job, other)
     assert world.states(job, other) == [JobState.RUNNING, JobState.RUNNING]
+
+
+def test_a_move_does_not_begin_the_time_limit_anew():
+    world = a_world(4)
+    job = wide(world, time_limit=HOUR)
+    world.passes(HOUR / 2)
+    world.submit(gpus=2)
+    resized(world, job)
+    goes_on(world, job)
+    assert world.job(job).limit_left == HOUR / 2
+    world.passes(HOUR / 2 - 1)
+    assert world.states(job) == [JobState.RUNNING]
+    world.passes(1.0)
+    assert world.job(job).stop.kind is StopKind.TIME_LIMIT
+    world.exits(job, code=85)
+    world.requeue(job)
+    assert world.job(job).limit_left == HOUR  # as for any job that begins again
