@@ -41,7 +41,8 @@ def _unsaved(job: Job, attempt: Attempt, leaving: float) -> float:
     if attempt.saved is not None and attempt.saved.at is not None and attempt.ended_at is not None:
         before = attempt.ended_at - leaving - attempt.saved.at  # from the save to the request
         return min(worked, max(0.0, before))
-    return worked if job.saved is not None else job.ran + worked
+    in_all = max(0.0, job.ran + worked - job.lost)  # what was lost before cannot be lost again
+    return min(worked, in_all) if job.saved is not None else in_all
 
 
 def came_back(turn: Turn, job: Job, attempt: Attempt) -> None:

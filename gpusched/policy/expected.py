@@ -1,4 +1,9 @@
-"""How long a job is expected to run, and from what that is known."""
+"""How long a job is expected to run, and from what that is known.
+
+First what its owner says (--expect), then its time limit, then what similar jobs have shown. Of a prediction the high
+end counts, which nine of ten similar jobs stayed below: others are promised a start by it, and a promise that is kept
+early harms nobody. Both count seconds of running in all its attempts, without what its preemptions cost it.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +30,31 @@ def total(view: Knows, job: Job) -> float | None:
         return job.spec.expected
     if job.spec.time_limit is not None:
         return job.spec.time_limit
-    found = _predicted(view, job, job.ran)
-    return None if found is None else job.ran + found.high
+    worked = max(0.0, job.ran - job.lost)
+    found = _predicted(view, job, worked)
+    return None if found is None else worked + found.high
 
 
 def remaining(view: Knows, job: Job, now: Instant) -> float | None:
-    """Seconds that it still has to run, counted from now; what its preemptions cost it comes on top.
+    """Seconds that a live attempt still has to run, counted from now; what its preemptions cost it comes on top.
 
-    A job that has run for longer than was expected needs a little more, nobody knows how much.
+    A prediction is made anew for the time that it has run already. A job that has run for longer than anybody expected
+    needs a little more, nobody knows how much (as Tsafrir, Etsion and Feitelson, 2007, correct predictions), but no
+    attempt goes on past its time limit.
     """
+    present = running_for(view, job, now)
+    done = job.ran + present
+    if job.spec.expected is None and job.spec.time_limit is None:
+        found = _predicted(view, job, max(0.0, done - job.lost))
+        if found is not None:
+            return found.high
     whole = total(view, job)
     if whole is None:
         return None
-    done = job.ran + running_for(view, job, now)
     left = whole + job.lost - done
-    return left if left > 0 else max(LEAST_LEFT, LEAST_SHARE * done)
+    left = left if left > 0 else max(LEAST_LEFT, LEAST_SHARE * done)
+    limit = job.spec.time_limit
+    return left if limit is None or present >= limit else min(left, limit - present)
 
 
 def time_left(view: Knows, job: Job) -> float | None:
@@ -54,7 +69,7 @@ def basis(view: Knows, job: Job) -> str:
         return "as its owner expects (--expect)"
     if job.spec.time_limit is not None:
         return "its time limit"
-    found = _predicted(view, job, job.ran)
+    found = _predicted(view, job, max(0.0, job.ran - job.lost))
     return "" if found is None else found.basis
 
 
