@@ -55,7 +55,8 @@ def _rank_anew(turn: Turn) -> None:
     """What has been learned of durations meanwhile changes the order of those that wait, once in a while."""
     state, view = turn.state, turn.view
     name = turn.rules.policy.name
-    if name not in _LEARNING or not view.guessed or view.durations.version == state.ranked_version:
+    guessing = view.guessed or name is PolicyName.PREDICTED  # which goes by what it has seen, whatever it is told
+    if name not in _LEARNING or not guessing or view.durations.version == state.ranked_version:
         return
     if state.ranked_at is None or turn.now.boot - state.ranked_at >= RANK_ANEW:
         state.ranked_version, state.ranked_at = view.durations.version, turn.now.boot
