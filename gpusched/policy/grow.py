@@ -25,7 +25,7 @@ from gpusched.policy.expected import remaining, running_for
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import headroom, limited
 from gpusched.policy.reserve import closed
-from gpusched.policy.speedup import measured, speedup, step_seconds
+from gpusched.policy.speedup import speedup, step_seconds
 from gpusched.policy.view import View
 
 WORTH = 0.01  # the part by which each device must shorten a step: less cannot be told from noise
@@ -199,8 +199,7 @@ def seconds_left(view: View, job: Job, now: Instant) -> float:
     attempt = view.live[job.id]
     pace = attempt.pace
     if pace is not None and pace.total is not None:
-        held = len(attempt.devices)
-        rate = 1 / step_seconds(job.speeds, held) if measured(job.speeds, held) else pace.rate
+        rate = 1 / step_seconds(job.speeds, len(attempt.devices)) if job.speeds else pace.rate
         if rate:
             return max(0.0, pace.total - pace.step) / rate
     left = remaining(view, job, now)

@@ -11,6 +11,7 @@ from gpusched.model.limits import LimitRules, Limits
 from gpusched.model.policy import PolicyName
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
+from gpusched.policy.grow import seconds_left
 
 
 def test_it_grows_again_when_the_other_has_ended():
@@ -83,6 +84,24 @@ def test_it_grows_where_much_is_left():
     world.exits(other)
     assert world.states(job) == [JobState.STOPPING]
     assert any("1 steps/s on 1, expected 1.6 on 2; about 1:46:40 to go" in line for line in world.story(job))
+
+
+def test_what_is_left_is_known_from_what_was_measured_on_another_number():
+    world = a_world(4)
+    job = wide(world)
+    world.progresses(job, 0, total=100_000)
+    world.passes(HOUR)
+    world.progresses(job, 7200, total=100_000)
+    other = world.submit(gpus=2)
+    resized(world, job)
+    world.started(other)
+    goes_on(world, job)
+    world.progresses(job, 7200, total=100_000)  # one report tells no speed yet
+    world.passes(5 * MINUTE)
+    world.exits(other)
+    left = (100_000 - 7200) / (2 / 1.75)  # by one measurement, half as many devices take 1.75 times as long
+    assert seconds_left(world.engine.view, world.job(job), world.now) == pytest.approx(left)
+    assert world.states(job) == [JobState.STOPPING]
 
 
 def test_it_never_grows_to_a_number_that_was_measured_to_be_no_faster():
