@@ -53,10 +53,17 @@ class Store(Protocol):
     def environment(self, digest: str) -> Environment:
         """The environment of a submit. Raises KeyError."""
 
-    def job(self, job_id: int) -> Job | None: ...
+    def job(self, job_id: int) -> Job | None:
+        """The job; of an array element without a row of its own the row into which it is folded."""
 
-    def array(self, array_id: int) -> tuple[Job, ...]:
-        """All elements, in index order."""
+    def element(self, array_id: int, index: int) -> Job | None:
+        """The row in which the element is: its own, or the one into which it is folded."""
+
+    def array(self, array_id: int, most: int | None = None) -> tuple[Job, ...]:
+        """The rows of an array, in the order of their first elements. Those with `folded` are several elements.
+
+        most: of an array with more rows, those that did not complete, and at most so many of them.
+        """
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]: ...
 

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from things import GIB, PEOPLE, Gpu, Process, gpu, may_start, spec
 
 from gpusched.engine import invariants
-from gpusched.engine.engine import Engine
+from gpusched.engine.engine import Engine, unknown_dependencies
+from gpusched.model import spans
 from gpusched.model.actions import Action, Ask, Asked, Kill, Launch
 from gpusched.model.changes import Answer, Step, Submitted
 from gpusched.model.clock import Instant
@@ -171,7 +172,11 @@ class World:
 
     def submission(self, by: str = "ann", **wanted: Any) -> JobSubmitted:
         extra = {name: wanted.pop(name) for name in ("array", "hold", "next_run", "recalled") if name in wanted}
-        return JobSubmitted(spec(**wanted), PEOPLE[by], **extra)
+        event = JobSubmitted(spec(**wanted), PEOPLE[by], **extra)
+        if "recalled" not in extra:
+            missing = unknown_dependencies(self.engine, event.spec.dependency)
+            event = replace(event, recalled=tuple(job for key in missing for job in self._ended(key)))
+        return event
 
     def preview(self, **wanted: Any) -> str:
         before = repr((self.engine.state, self.engine.view.buckets))
@@ -352,19 +357,32 @@ class World:
     # ---- looking --------------------------------------------------------------------------------------------
 
     def job(self, job: int | str) -> Job:
+        """The job; an element that waits folded into another's row as it would be with a row of its own."""
         if isinstance(job, str):
             array_id, _, index = job.partition("_")
-            return next(j for j in self.store.array(int(array_id)) if j.array and j.array.index == int(index))
-        found = self.engine.state.jobs.get(job) or self.store.job(job)
+            row = self.store.element(int(array_id), int(index))
+            assert row is not None and row.array is not None, f"there is no job {job}"
+            element = spans.with_index(row.elements, int(index))
+            assert element is not None
+            return _alone(self.engine.state.jobs.get(row.id, row), row.array.array_id + element.offset)
+        found = self.engine.state.row(job) or self.store.job(job)
         assert found is not None, f"there is no job {job}"
-        return found
+        return _alone(found, job)
+
+    def row(self, job: int) -> Job:
+        """The row as it is, with the elements that are folded into it."""
+        return self.engine.state.jobs[job]
 
     def _ended(self, key: str) -> list[Job]:
         """What the shell would recall for a request: ended jobs from the store."""
         head = key.partition("_")[0]
-        array = self.store.array(int(head)) if head.isascii() and head.isdigit() else ()
-        job = self.store.job(int(key)) if key == head and head.isascii() and head.isdigit() else None
-        return [j for j in (*array, *([job] if job and not array else [])) if j.state.final]
+        if not (head.isascii() and head.isdigit()):
+            return []
+        job = self.store.job(int(head))
+        found = [job] if job is not None and job.array is None else []
+        if job is not None and job.array is not None:
+            found = list(self.store.array(job.array.array_id))
+        return [j for j in found if j.state.final]
 
     def states(self, *jobs: int) -> list[JobState]:
         return [self.job(job).state for job in jobs]
@@ -403,3 +421,12 @@ class World:
 
     def nothing_left(self) -> None:
         assert not self.pending, f"more than expected: {self.pending}"
+
+
+def _alone(row: Job, job_id: int) -> Job:
+    """One element of a row, as it would be with a row of its own."""
+    if not row.folded or row.array is None:
+        return row
+    element = spans.with_offset(row.elements, job_id - row.array.array_id)
+    assert element is not None, f"{job_id} is not in {row.key}"
+    return replace(row, id=job_id, array=replace(row.array, index=element.first), folded=())

@@ -73,7 +73,7 @@ def _last(part: Last, latest: Sequence[str]) -> str:
             "list your jobs with: gpusched queue --me, or: gpusched history",
         )
     key = latest[part.back]
-    return key if part.element is None else f"{key}_{part.element}"
+    return key if part.elements is None else f"{key}_{part.elements}"
 
 
 def one_job(client: Client, word: str) -> str:

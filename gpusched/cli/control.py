@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gpusched.cli.array_rows import count_of
 from gpusched.cli.connect import connect, current_user, resolve
 from gpusched.cli.output import Json, print_json
 from gpusched.cli.select import JobWord, filter_options, filters_of
@@ -59,11 +60,12 @@ def _chosen(client: Client, verb: str, words: Sequence[str], everything: bool, y
     if not filters.users and os.getuid() != 0:
         # Other people's jobs would only be refused. Somebody who may touch them says whose: -u.
         filters = replace(filters, users=(current_user(),))
-    keys = [str(job["job"]) for job in client.jobs(**filters.asked())]
+    jobs = client.jobs(**filters.asked())
+    keys, count = [str(job["job"]) for job in jobs], count_of(jobs)
     if keys and not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"this would {verb} {len(keys)} jobs", "add --yes to mean it")
-        click.confirm(f"{verb} {len(keys)} jobs ({', '.join(keys[:8])}{', …' if len(keys) > 8 else ''})?", abort=True,
+            raise UsageError(f"this would {verb} {count} jobs", "add --yes to mean it")
+        click.confirm(f"{verb} {count} jobs ({', '.join(keys[:8])}{', …' if len(keys) > 8 else ''})?", abort=True,
                       err=True)  # fmt: skip
     return keys
 

@@ -8,7 +8,8 @@ from gpusched.cli import estimate, text
 from gpusched.cli.output import Field, Json
 
 _PLAIN = (
-    "job", "id", "array_id", "array_index", "name", "user", "uid", "state", "code", "reason", "reason_text", "position",
+    "job", "id", "array_id", "array_index", "array_indices", "array_count", "array_limit", "name", "user", "uid",
+    "state", "code", "reason", "reason_text", "position",
     "qos", "partition", "account", "gpu_mem_mib", "shared", "gpu_type", "devices", "attempt", "restarts", "exit_code",
     "exit_signal", "exit_text", "exit_status", "cwd", "output", "error_output", "job_dir", "checkpoint_dir", "saved",
     "watching", "dependency", "comment", "cron", "stopping", "pid", "gpus_max", "gpu_counts", "resizes", "speeds",
@@ -85,9 +86,9 @@ JOB_FIELDS: dict[str, Field] = {
 
 QUEUE_COLUMNS = ("job", "name", "user", "st", "time", "gpus", "qos", "progress", "start", "where")
 QUEUE_KEYS = (  # of JOB: what these columns, and folding arrays, are made of
-    "job", "array_id", "array_index", "name", "user", "state", "code", "reason", "reason_text", "elapsed", "time_limit",
-    "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta", "devices", "stopping", "attempt", "gpus_max",
-    "gpu_counts", "estimated_start",
+    "job", "array_id", "array_index", "array_indices", "array_count", "array_limit", "name", "user", "state", "code",
+    "reason", "reason_text", "elapsed", "time_limit", "gpus", "shared", "gpu_mem_mib", "qos", "progress", "eta",
+    "devices", "stopping", "attempt", "gpus_max", "gpu_counts", "estimated_start",
 )  # fmt: skip
 HISTORY_COLUMNS = ("job", "name", "user", "state", "exit", "elapsed", "gpu_hours", "preempted", "end")
 
@@ -96,32 +97,3 @@ def queue_columns(rows: Sequence[Json]) -> tuple[str, ...]:
     """QUEUE_COLUMNS, without START where nobody can say when anything starts."""
     some = any(_start(row) is not None for row in rows)
     return tuple(name for name in QUEUE_COLUMNS if some or name != "start")
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """`1-3,7` for 1, 2, 3, 7."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
-
-
-def fold_arrays(jobs: Sequence[Json]) -> list[Json]:
-    """Elements of an array that wait next to each other for the same reason become one row, as in squeue."""
-    rows: list[Json] = []
-    groups: list[list[int]] = []
-    for job in jobs:
-        folds = job.get("array_id") is not None and job.get("state") == "PENDING"
-        same = folds and rows and all(rows[-1].get(key) == job.get(key) for key in ("array_id", "state", "reason"))
-        if same:
-            groups[-1].append(job["array_index"])
-        else:
-            rows.append(job)
-            groups.append([job["array_index"]] if folds else [])
-    return [
-        {**row, "job": f"{row['array_id']}_[{ranges(group)}]"} if len(group) > 1 else row
-        for row, group in zip(rows, groups, strict=True)
-    ]

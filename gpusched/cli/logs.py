@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import click
 
+from gpusched.cli.array_rows import count_of
 from gpusched.cli.connect import connect, one_job
 from gpusched.cli.follow import Tail, last_lines
 from gpusched.cli.output import Json
@@ -39,8 +40,8 @@ def logs(word: str, follow: bool, lines: int | None, attempt: int | None, errors
         key = one_job(client, word)
         found = elements(client.job(key))
         if follow:
-            if len(found) != 1:
-                raise UsageError(f"{key} is an array of {len(found)} jobs", f"follow one: gpusched logs -f {key}_N")
+            if (count := count_of(found)) != 1:
+                raise UsageError(f"{key} is an array of {count} jobs", f"follow one: gpusched logs -f {key}_N")
             _follow(client, found[0], lines, errors)
             return
     started = [job for job in found if job.get("attempt")]

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from gpusched.cli import text
+from gpusched.cli.array_rows import fold_arrays
 from gpusched.cli.connect import connect, resolve
-from gpusched.cli.job_fields import fold_arrays
 from gpusched.cli.output import (
     Field,
     Json,

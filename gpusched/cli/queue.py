@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from gpusched.cli.array_rows import count_of, each_element, fold_arrays
 from gpusched.cli.connect import connect
-from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_KEYS, fold_arrays, queue_columns
+from gpusched.cli.job_fields import JOB_FIELDS, QUEUE_KEYS, queue_columns
 from gpusched.cli.output import Style, list_options, print_field_help, print_list, repeat, style_of
 from gpusched.cli.select import filter_options, filters_of
 from gpusched.cli.settings import say, settings
@@ -39,7 +40,8 @@ def queue(ended: bool, each: bool, **options: Any) -> None:
             usual = not (settings.json or style.csv or style.fields or style.sort)
             plain = usual and not each
             jobs = client.jobs(**filters.asked(), ended=ended, fields=QUEUE_KEYS if usual else ())
-            print_list(fold_arrays(jobs) if plain else jobs, queue_columns(jobs), JOB_FIELDS, style, "jobs")
+            rows = each_element(jobs) if each else fold_arrays(jobs) if plain else jobs
+            print_list(rows, queue_columns(rows), JOB_FIELDS, style, "jobs")
             if plain and not style.noheader:
                 say(summary(client))
 
@@ -66,7 +68,7 @@ def short_queue() -> None:
         print_list(rows, queue_columns(rows), JOB_FIELDS, Style(), "jobs")
         if settings.json:
             return
-        hidden = len(fold_arrays(jobs)) - len(rows)
+        hidden = count_of(jobs) - count_of(rows)
         if hidden > 0:
             say(f"… and {hidden} more: gpusched queue")
         say(summary(client))

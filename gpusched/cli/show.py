@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from gpusched.cli import estimate, text
+from gpusched.cli.array_rows import count_of, fold_arrays
 from gpusched.cli.connect import connect, resolve
 from gpusched.cli.job_fields import JOB_FIELDS, queue_columns, state_color
 from gpusched.cli.output import Json, Style, print_json, print_list
@@ -32,8 +33,12 @@ def show(words: tuple[str, ...]) -> None:
             print()
         if "elements" in job:
             key = job["array"]
-            print(f"array {key}: {len(job['elements'])} elements (one of them: gpusched show {key}_N)")
-            print_list(job["elements"], queue_columns(job["elements"]), JOB_FIELDS, Style(), "jobs")
+            count = job.get("count") or count_of(job["elements"])
+            print(f"array {key}: {count} elements (one of them: gpusched show {key.partition('_')[0]}_N)")
+            rows = fold_arrays(job["elements"])
+            print_list(rows, queue_columns(rows), JOB_FIELDS, Style(), "jobs")
+            if job.get("left_off"):
+                print(f"… and {job['left_off']} that have completed (gpusched history --jobs {key})")
         else:
             print("\n".join(_lines(job)))
 

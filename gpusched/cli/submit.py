@@ -120,7 +120,7 @@ def tell(answer: Json, body: Mapping[str, Any], values: Mapping[str, Any]) -> No
 
 def sentence(answer: Json, body: Mapping[str, Any]) -> str:
     """`job 42 submitted (time limit 2:00:00): starts on device 0`."""
-    count = len(answer.get("ids") or ())
+    count = answer.get("count") or len(answer.get("ids") or ())
     what = f"array {answer['job']} of {count} jobs" if "array" in body else f"job {answer['job']}"
     done = "would be submitted" if answer.get("dry_run") else "submitted"
     if answer.get("dry_run"):

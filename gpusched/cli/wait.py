@@ -135,7 +135,7 @@ def _wait_one(client: Client, key: str, deadline: float | None, alive: Alive, pa
         open_jobs = [job for job in jobs if job["state"] not in FINAL]
         if not open_jobs or (deadline is not None and time.monotonic() >= deadline):
             return jobs
-        alive.show(waiting_text(open_jobs[0], len(open_jobs)))
+        alive.show(waiting_text(open_jobs[0], sum(job.get("array_count") or 1 for job in open_jobs)))
 
 
 def waiting_text(job: Json, count: int = 1) -> str:

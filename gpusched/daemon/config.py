@@ -186,7 +186,7 @@ class _File(Section):
     max_requeues: int = Field(default=5, ge=0, le=1_000_000)
     max_unasked_requeues: int = Field(default=5, ge=0, le=1_000_000)
     bypass_limit: int = Field(default=100, ge=0, le=1_000_000)
-    max_array: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_array: int = Field(default=1_000_000, ge=1, le=1_000_000)
     history_days: Days = 90.0
     checkpoint_days: Days = 14.0
     output_max: Mib | None = 10 * 1024

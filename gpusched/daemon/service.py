@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,17 @@ from gpusched.daemon.orders import Orders
 from gpusched.daemon.outlook import Outlook
 from gpusched.daemon.places import Places
 from gpusched.daemon.views import JOB_FIELDS, NEED_REASONS, Shown, job_view
+from gpusched.engine.parts import named
 from gpusched.model.changes import Step
 from gpusched.model.errors import UsageError
 from gpusched.model.job import Attempt, Job
+from gpusched.model.jobset import Key, read_key
 from gpusched.model.state import JobState
 from gpusched.policy.explain import reasons
 from gpusched.policy.priority import scheduling_order
 from gpusched.simulator.forecast import Estimate
+
+MOST_ROWS = 10_000  # of one array that are looked up for people
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class Service:
                     job,
                     engine.view.live.get(job.id) or ended.get(job.id),
                     why.get(job.id),
-                    positions.get(job.id),
+                    positions.get(job.id) if job.id in positions else self._place_within(job, positions),
                     engine.view,
                     self.board.progress.get(job.id),
                     self.places,
@@ -92,41 +96,78 @@ class Service:
             for job in jobs
         ]
 
+    def _place_within(self, job: Job, positions: Mapping[int, int]) -> int | None:
+        """The place of elements that wait folded into a row."""
+        row = self.loop.engine.state.row(job.id) if positions and job.state is JobState.PENDING else None
+        if row is None or row.array is None or row.id not in positions:
+            return None
+        before = sum(max(0, min(span.length, job.id - row.array.array_id - span.offset)) for span in row.elements)
+        return positions[row.id] + before
+
     def positions(self) -> dict[int, int]:
-        """Place of every waiting job in scheduling order, from 1."""
+        """Place of every waiting row in scheduling order, from 1. Elements that wait as one row take a place each."""
         view = self.loop.engine.view
-        ordered = sorted(view.waiting(), key=scheduling_order(view, self.loop.clock.now()))
-        return {job.id: place for place, job in enumerate(ordered, 1)}
+        places, place = {}, 1
+        for job in sorted(view.waiting(), key=scheduling_order(view, self.loop.clock.now())):
+            places[job.id] = place
+            place += job.size
+        return places
 
-    async def find(self, key: str) -> tuple[list[Job], dict[int, Attempt]]:
-        """The jobs that a key names, alive or ended, and the latest attempts of the ended ones. Empty: unknown."""
+    # ---- looking jobs up ------------------------------------------------------------------------------------
+
+    async def find(self, key: str, most: int | None = MOST_ROWS) -> tuple[list[Job], dict[int, Attempt]]:
+        """The jobs that a key names, alive or ended, and the latest attempts of those that do not run. Empty: unknown.
+
+        Of elements that are folded into a row, those that are named are one job. most: see Store.array.
+        """
         wanted = read_key(key)
-        return await self._find(*wanted)
-
-    async def _find(self, job_id: int, index: int | None) -> tuple[list[Job], dict[int, Attempt]]:
-        state = self.loop.engine.state
-        known = state.elements(job_id) or ([state.jobs[job_id]] if job_id in state.jobs else [])
-        if not known or any(job.array for job in known):
-            stored = await self.loop.read(lambda: self._stored(job_id))
-            fresh = {job.id: state.jobs.get(job.id, job) for job in stored}
-            known = [fresh[i] for i in sorted(fresh)] or known
-        if index is not None:
-            known = [job for job in known if job.array is not None and job.array.index == index]
+        rows = await self._rows(wanted, most)
+        known = [job for row in rows if (job := named(row, wanted)) is not None]
         quiet = [job for job in known if not job.state.live and job.attempt]
         return known, await self.loop.read(lambda: self._latest_attempts(quiet)) if quiet else {}
 
-    def unfinished(self, job_id: int, index: int | None) -> bool:
+    async def _rows(self, wanted: Key, most: int | None) -> list[Job]:
+        """The rows in which the jobs are: the engine's, and from the store those that it has let go."""
+        state, store = self.loop.engine.state, self.loop.store
+        if wanted.single is not None:
+            row = state.element(wanted.job_id, wanted.single)
+            if row is None:
+                row = await self.loop.read(lambda: store.element(wanted.job_id, wanted.single or 0))
+            return [row] if row is not None else []
+        array = state.arrays.known.get(wanted.job_id)
+        if array is not None and not array.let_go:
+            return state.elements(wanted.job_id)
+        row = state.row(wanted.job_id)
+        if array is None and row is not None:
+            return [row]
+        stored = await self.loop.read(lambda: store.array(wanted.job_id, most))
+        if not stored:
+            row = await self.loop.read(lambda: store.job(wanted.job_id))
+            return [row] if row is not None else []
+        fresh = {job.id: job for job in (*stored, *state.elements(wanted.job_id))}
+        return [fresh[job_id] for job_id in sorted(fresh)]
+
+    async def row_of(self, job: Job) -> Job:
+        """The row of a job that `find` gave: it is another one for an element that is folded into it."""
+        state = self.loop.engine.state
+        if job.array is None or job.id in state.jobs:
+            return job
+        return state.row(job.id) or await self.loop.read(lambda: self.loop.store.job(job.id)) or job
+
+    def unfinished(self, wanted: Key) -> bool:
         """The job, or an element of the array, has not ended. Known without a look into the store."""
         state = self.loop.engine.state
-        jobs = state.elements(job_id) or ([state.jobs[job_id]] if job_id in state.jobs else [])
-        return any(not job.state.final for job in jobs if index is None or (job.array and job.array.index == index))
-
-    def _stored(self, job_id: int) -> list[Job]:
-        elements = list(self.loop.store.array(job_id))
-        if elements:
-            return elements
-        job = self.loop.store.job(job_id)
-        return [job] if job is not None else []
+        array = state.arrays.known.get(wanted.job_id)
+        if wanted.single is not None:
+            row = state.element(wanted.job_id, wanted.single)
+        elif array is None:
+            row = state.row(wanted.job_id)
+        elif wanted.chosen is None:
+            return array.unfinished > 0
+        else:
+            rows = (row for row in state.elements(wanted.job_id) if not row.state.final)
+            row = next((row for row in rows if named(row, wanted) is not None), None)
+        return row is not None and not row.state.final
 
     def _latest_attempts(self, jobs: Sequence[Job]) -> dict[int, Attempt]:
         found = {}
@@ -136,21 +177,27 @@ class Service:
                 found[job.id] = max(attempts, key=lambda a: a.number)
         return found
 
-    async def stored_jobs(self, ids: Sequence[int]) -> tuple[Job, ...]:
-        """Ended jobs (whole arrays) that the engine does not keep any more."""
-        found: list[Job] = []
-        for job_id in ids:
-            found += await self.loop.read(lambda job_id=job_id: self._stored(job_id))  # type: ignore[misc]
-        return tuple(found)
+    async def stored_jobs(self, keys: Iterable[str]) -> tuple[Job, ...]:
+        """Ended jobs that the engine does not keep any more: of an array of which it knows nothing all rows, so that
+        it knows what the whole array has come to."""
+        found: dict[int, Job] = {}
+        for key in keys:
+            for job in await self._stored(read_key(key)):
+                found[job.id] = job
+        return tuple(job for job in found.values() if job.state.final)
 
-
-def read_key(key: str) -> tuple[int, int | None]:
-    """`42` → (42, None), `42_3` → (42, 3). Raises UsageError."""
-    head, underscore, tail = key.partition("_")
-    ok = head.isascii() and head.isdigit() and len(head) <= 18 and head[0] != "0"
-    if not ok or (underscore and not (tail.isascii() and tail.isdigit() and len(tail) <= 9)):
-        raise UsageError(f"{key!r} is not a job id", "a job id is a number (42), an array element 42_3")
-    return int(head), int(tail) if underscore else None
+    async def _stored(self, wanted: Key) -> Sequence[Job]:
+        store, known = self.loop.store, self.loop.engine.state.arrays.known
+        if wanted.single is not None and wanted.job_id in known:
+            row = await self.loop.read(lambda: store.element(wanted.job_id, wanted.single or 0))
+            return () if row is None else (row,)
+        job = await self.loop.read(lambda: store.job(wanted.job_id))
+        if job is None or job.array is None:
+            return () if job is None else (job,)
+        if wanted.chosen is None and job.array.array_id != job.id and job.array.array_id in known:
+            return (job,)
+        array_id = job.array.array_id
+        return await self.loop.read(lambda: store.array(array_id))
 
 
 def body_of(call: Call, *names: str) -> dict[str, Any]:

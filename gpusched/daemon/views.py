@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gpusched.daemon.board import DeviceSample, Progress
 from gpusched.daemon.places import Places, output_path
 from gpusched.engine.verdict import describe
+from gpusched.model import spans
 from gpusched.model.changes import StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import Health, Occupancy
@@ -73,6 +74,9 @@ JOB_FIELDS: dict[str, Callable[[Shown], Any]] = {
     "id": lambda s: s.job.id,
     "array_id": lambda s: s.job.array.array_id if s.job.array else None,
     "array_index": lambda s: s.job.array.index if s.job.array else None,
+    "array_indices": lambda s: spans.text(s.job.elements) if s.job.array else None,
+    "array_count": lambda s: s.job.size if s.job.array else None,
+    "array_limit": lambda s: (s.job.array.limit or None) if s.job.array else None,
     "name": lambda s: s.job.spec.name,
     "user": lambda s: s.job.owner.user,
     "uid": lambda s: s.job.owner.uid,

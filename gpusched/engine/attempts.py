@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpusched.engine.dependencies import tell_dependents
+from gpusched.engine.folding import unfold_head
 from gpusched.engine.moves import came_back, left_in
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.engine.verdict import describe, judge
@@ -24,7 +25,8 @@ MOST_PATIENCE = 30.0  # seconds of grace for a cancelled job, however long the g
 
 
 def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
-    """Give the job its devices and order the launch of its next attempt."""
+    """Give the job its devices and order the launch of its next attempt. Of elements in one row, the first starts."""
+    job = unfold_head(turn, job)
     attempt = Attempt(
         job.id,
         job.attempt + 1,

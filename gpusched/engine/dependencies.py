@@ -1,7 +1,8 @@
 """When a dependency is met, still open, or can never be met; and who is told when a job starts, ends or comes back.
 
-Ten thousand elements may wait for ten thousand others, so nothing here is kept per pair: waiting jobs are noted
-under the key they typed, and are looked at only when the facts about that key have changed.
+A row that stands for many elements of an array is decided as a whole, except where its elements differ: `singleton`
+lets only the first of them go, `aftercorr` each when its like in the other array has ended. Those are taken out of the
+row first, so that every row has one answer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from gpusched.engine.folding import split
+from gpusched.engine.following import corresponding, facts, followed, resolve, unfollow
+from gpusched.engine.likes import by_outcome, ranges
 from gpusched.engine.turn import Facts, State, Turn, unfinished_name
+from gpusched.model import spans
 from gpusched.model.dependency import Clause, Dependency, Relation
 from gpusched.model.errors import UsageError
+from gpusched.model.evolve import evolve
 from gpusched.model.job import Job
 from gpusched.model.state import JobState
 
@@ -24,51 +30,32 @@ class Met(Enum):
     NEVER = "never"
 
 
-def resolve(state: State, key: str) -> list[Job]:
-    """The jobs a key names: one job, one element, or all elements of an array. Empty: unknown, or not a key."""
-    head, underscore, index = key.partition("_")
-    if not _is_number(head) or (underscore and not _is_number(index)):
-        return []
-    job_id = int(head)
-    if underscore:
-        element = state.element(job_id, int(index))
-        return [element] if element is not None else []
-    elements = state.elements(job_id)
-    if elements:
-        return elements
-    return [state.jobs[job_id]] if job_id in state.jobs else []
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18
-
-
-def names(job: Job) -> tuple[str, ...]:
-    """Every key that names the job, alone or with its whole array."""
-    if job.array is None:
-        return (str(job.id),)
-    return (str(job.array.array_id), job.key, str(job.id))
-
-
-def facts(state: State, key: str) -> Facts:
-    """What the jobs of a key have come to, taken together."""
-    jobs = resolve(state, key)
-    return Facts(
-        known=bool(jobs),
-        unstarted=any(j.started_at is None and not j.state.final for j in jobs),
-        unfinished=any(not j.state.final for j in jobs),
-        completed=any(j.state is JobState.COMPLETED for j in jobs),
-        failed=any(j.state.final and j.state is not JobState.COMPLETED for j in jobs),
-    )
-
-
 def check_known(state: State, dependency: Dependency, own_key: str | None = None) -> None:
     """Raises UsageError for a dependency on an unknown job or on itself."""
     for key in dict.fromkeys(dependency.keys):
         if own_key is not None and key.partition("_")[0] == own_key.partition("_")[0]:
             raise UsageError(f"job {own_key} cannot depend on itself", "name another job")
-        if not resolve(state, key):
+        if not known(state, key):
             raise UsageError(f"dependency on job {key}: no such job", "see the jobs there are: gpusched queue --all")
+
+
+def known(state: State, key: str) -> bool:
+    """There is such a job, element or array, as far as the engine keeps it."""
+    return bool(resolve(state, key)) or (key.isdigit() and int(key) in state.arrays.known)
+
+
+def by_element(state: State, dependency: Dependency) -> Dependency:
+    """The same with elements of arrays named as such, where their job id has no row of its own by which to find it."""
+
+    def named(key: str) -> str:
+        row = state.row(int(key)) if key.isdigit() and int(key) not in state.jobs else None
+        if row is None or row.array is None:
+            return key
+        element = spans.with_offset(row.elements, int(key) - row.array.array_id)
+        return key if element is None else f"{row.array.array_id}_{element.first}"
+
+    clauses = tuple(evolve(clause, jobs=tuple(map(named, clause.jobs))) for clause in dependency.clauses)
+    return evolve(dependency, clauses=clauses)
 
 
 def check_no_cycle(state: State, job: Job) -> None:
@@ -103,29 +90,11 @@ def _waits_for(state: State, waiter: Job, changed: Job, looked_up: set[str]) -> 
     return found
 
 
-def follow(state: State, job: Job) -> None:
-    """Note whom the job waits for, so that it is looked at when they move."""
-    if job.spec.dependency is None or job.dependency_met:
-        return
-    for key in job.spec.dependency.keys:
-        state.dependents.setdefault(key, set()).add(job.id)
-        if key not in state.told:
-            state.told[key] = facts(state, key)
-
-
-def unfollow(state: State, job: Job) -> None:
-    if job.spec.dependency is None:
-        return
-    for key in job.spec.dependency.keys:
-        waiting = state.dependents.get(key)
-        if waiting is not None:
-            waiting.discard(job.id)
-            if not waiting:
-                del state.dependents[key], state.told[key]
-
-
 def evaluate(state: State, job: Job, memo: Memo | None = None) -> Met:
-    """Whether the job's dependency is met now. `memo` spares looking the same keys up for many jobs."""
+    """Whether the dependency of everything in the row is met now: OPEN also where its elements differ.
+
+    `memo` spares looking the same keys up for many jobs.
+    """
     dependency = job.spec.dependency
     if dependency is None:
         return Met.YES
@@ -135,20 +104,36 @@ def evaluate(state: State, job: Job, memo: Memo | None = None) -> Met:
         if Met.YES in answers:
             return Met.YES
         return Met.OPEN if Met.OPEN in answers else Met.NEVER
-    if Met.NEVER in answers:
-        return Met.NEVER
-    return Met.OPEN if Met.OPEN in answers else Met.YES
+    return _all_of(answers)
 
 
 def _clause(state: State, job: Job, clause: Clause, memo: Memo) -> Met:
     if clause.relation is Relation.SINGLETON:
         rivals = state.singletons.get((job.owner.uid, job.spec.name))
-        return Met.OPEN if rivals and rivals[0] < job.id else Met.YES
+        return Met.OPEN if job.folded or (rivals and rivals[0] < job.id) else Met.YES
+    if clause.relation is Relation.AFTERCORR:
+        return _all_of([_like(state, job, key) for key in clause.jobs])
     answers = []
     for key in clause.jobs:
         if key not in memo:
             memo[key] = facts(state, key)
         answers.append(_one(clause.relation, memo[key]))
+    return _all_of(answers)
+
+
+def _like(state: State, job: Job, key: str) -> Met:
+    """aftercorr: an element for its like, a row for those of all its elements."""
+    if job.array is None:
+        return Met.NEVER
+    if not job.folded:
+        return _one(Relation.AFTEROK, facts(state, f"{key}_{job.array.index}"))
+    outcomes = by_outcome(state, job.elements, int(key))
+    if outcomes.differ or outcomes.waits:
+        return Met.OPEN
+    return Met.YES if outcomes.done else Met.NEVER
+
+
+def _all_of(answers: list[Met]) -> Met:
     if Met.NEVER in answers:
         return Met.NEVER
     return Met.OPEN if Met.OPEN in answers else Met.YES
@@ -168,14 +153,52 @@ def _one(relation: Relation, others: Facts) -> Met:
             return Met.NEVER
         case Relation.AFTEROK | Relation.AFTERNOTOK:
             return Met.OPEN if others.unfinished else Met.YES
-        case Relation.SINGLETON:
-            raise AssertionError("singleton names no jobs")
+        case Relation.SINGLETON | Relation.AFTERCORR:
+            raise AssertionError(f"{relation} is not about all jobs of a key")
 
 
 def look_again(turn: Turn, job: Job, memo: Memo | None = None) -> None:
-    """Bring a waiting job's dependency flags up to date; a job whose dependency can never be met is cancelled."""
+    """Bring a waiting row's dependency flags up to date; a job whose dependency can never be met is cancelled."""
     if job.state is not JobState.PENDING or job.dependency_met:
         return  # a dependency that was met once stays met
+    for row in _apart(turn, job):
+        _decide(turn, row, memo)
+
+
+def _apart(turn: Turn, job: Job) -> list[Job]:
+    """The row, or the rows that it becomes because the dependency of its elements is not the same for all."""
+    dependency = job.spec.dependency
+    if dependency is None or not job.folded:
+        return [job]
+    rows = [job]
+    for array_id in corresponding(dependency):
+        rows = [part for row in rows for part in _by_outcome(turn, row, array_id)]
+    if all(clause.relation is not Relation.SINGLETON for clause in dependency.clauses):
+        return rows
+    return [part for row in rows for part in _first_alone(turn, row)]
+
+
+def _by_outcome(turn: Turn, job: Job, array_id: int) -> list[Job]:
+    outcomes = by_outcome(turn.state, job.elements, array_id) if job.folded else None
+    if outcomes is None or not outcomes.differ:
+        return [job]
+    inside = outcomes.done or outcomes.failed
+    outside = tuple(sorted(span for group in outcomes if group is not inside for span in group))
+    taken, left = split(turn, job, inside, outside)
+    return [*taken, *(part for row in left for part in _by_outcome(turn, row, array_id))]
+
+
+def _first_alone(turn: Turn, job: Job) -> list[Job]:
+    """Of a row that waits for its own earlier elements, the first goes alone once nothing else holds it back."""
+    if not job.folded or evaluate(turn.state, job) is not Met.OPEN:
+        return [job]
+    if evaluate(turn.state, evolve(job, folded=())) is not Met.YES:
+        return [job]
+    taken, left = split(turn, job, job.elements[:1], job.folded)
+    return [*taken, *left]
+
+
+def _decide(turn: Turn, job: Job, memo: Memo | None) -> None:
     match evaluate(turn.state, job, memo):
         case Met.YES:
             unfollow(turn.state, job)
@@ -198,13 +221,26 @@ def look_again(turn: Turn, job: Job, memo: Memo | None = None) -> None:
 def tell_dependents(turn: Turn, jobs: Iterable[Job]) -> None:
     """Jobs have started, ended or come back: look at everyone for whom that makes a difference."""
     state, memo, look_at = turn.state, Memo(), set[int]()
-    for key in dict.fromkeys(key for job in jobs for key in names(job)):
-        if key in state.dependents:
-            memo[key] = facts(state, key)
-            if memo[key] != state.told[key]:
-                state.told[key] = memo[key]
-                look_at |= state.dependents[key]
+    jobs = tuple(jobs)
+    for key in dict.fromkeys(key for job in jobs for key in followed(state, job)):
+        memo[key] = facts(state, key)
+        if memo[key] != state.told[key]:
+            state.told[key] = memo[key]
+            look_at |= state.dependents[key]
+    for job in jobs:
+        if job.state.final and job.array is not None:
+            _tell_likes(turn, job, job.array.array_id)
     _look_at(turn, look_at, memo)
+
+
+def _tell_likes(turn: Turn, job: Job, array_id: int) -> None:
+    """Elements have ended: those that wait for just them are taken out of their row, and looked at."""
+    for row_id in sorted(turn.state.likes.get(array_id, ())):
+        row = turn.state.jobs[row_id]
+        inside, outside = spans.cut(row.elements, ranges((job,)))
+        if inside:
+            for taken in split(turn, row, inside, outside)[0]:
+                look_again(turn, taken)
 
 
 def settle(turn: Turn) -> None:

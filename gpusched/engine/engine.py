@@ -15,16 +15,18 @@ from typing import assert_never
 
 from gpusched.engine import attempts, elastic
 from gpusched.engine.deadlines import next_begin, next_deadline, run_out
-from gpusched.engine.dependencies import Met, evaluate, follow, look_again, names, settle
+from gpusched.engine.dependencies import Met, evaluate, known, look_again, settle
 from gpusched.engine.devices import on_sampled
+from gpusched.engine.following import corresponding, follow, followed_alone
 from gpusched.engine.requests import JobRequest, on_request
 from gpusched.engine.reservations import on_reserve, on_time, on_unreserve
 from gpusched.engine.schedule import schedule
-from gpusched.engine.submit import check, on_cron, on_submitted, submitted_hold
+from gpusched.engine.submit import array_rows, check, on_cron, on_submitted, submitted_hold
 from gpusched.engine.turn import State, Turn, describe_devices, eligible
 from gpusched.model.actions import Ask, Asked
 from gpusched.model.changes import Reply, Snapshot, Step, Submitted
 from gpusched.model.clock import Instant
+from gpusched.model.dependency import Dependency
 from gpusched.model.errors import GpuschedError
 from gpusched.model.events import (
     AttemptExited,
@@ -119,14 +121,14 @@ class Engine:
 
     def preview(self, event: JobSubmitted, now: Instant) -> str:
         """What a submit would do, in a sentence. Raises what the submit would raise; nothing is submitted."""
-        self._recall(Turn(self.state, now), event.recalled)
-        spec, elements = check(self.state, event)
+        Turn(self.state, now).recall(event.recalled)
+        spec, array = check(self.state, event)
         owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
         first = self.state.next_job_id
         job = Job(first, owner, spec, JobState.PENDING, now.wall, hold=submitted_hold(event))
-        if elements:
-            job = replace(job, array=replace(elements[0], array_id=first))
-        many = f"{len(elements)} jobs; the first " if elements else ""
+        if array is not None:
+            job = replace(array_rows(job, array)[0], folded=())
+        many = f"{array.count} jobs; the first " if array is not None else ""
         met = evaluate(self.state, job)
         if met is Met.NEVER and spec.cancel_on_bad_dependency:
             return f"{many}would be cancelled: its dependency {spec.dependency} can never be met"
@@ -171,7 +173,7 @@ class Engine:
             return on_request(turn, event)
         match event:
             case JobSubmitted():
-                self._recall(turn, event.recalled)
+                turn.recall(event.recalled)
                 return on_submitted(turn, event)
             case AttemptStarted():
                 attempts.on_started(turn, event)
@@ -203,12 +205,6 @@ class Engine:
             case _:
                 assert_never(event)
         return None
-
-    def _recall(self, turn: Turn, ended: Sequence[Job]) -> None:
-        """Take in ended jobs that a request names; they are let go again when nobody needs them."""
-        for job in ended:
-            if job.id not in self.state.jobs:
-                turn.add_job(job)
 
     def _ask_again(self, turn: Turn) -> None:
         """After a restart: every stop in progress is asked again (harmless if it was) and deadlines are looked at."""
@@ -242,31 +238,28 @@ class Engine:
         return f"waiting ({why.word}: {why.text})"
 
     def _forget_ended(self, turn: Turn) -> None:
-        """Ended jobs live in the store; the engine keeps those that a waiting job or a living array needs.
+        """Ended jobs live in the store; the engine keeps those that a waiting job names, and what arrays have come to.
 
         Looked through only when the number of ended jobs has doubled, so that the cost per job stays constant.
         """
         if len(self.state.ended) < self.look_at:
             return
-        looked_at: set[int] = set()
         for job_id in sorted(self.state.ended):
-            job = self.state.jobs.get(job_id)
-            if job is None:
-                continue  # went with its array
-            first = job.array.array_id if job.array else job.id
-            if first in looked_at:
-                continue
-            looked_at.add(first)
-            family = self.state.elements(first) if job.array else [job]
-            if all(j.state.final and self.state.dependents.keys().isdisjoint(names(j)) for j in family):
-                for member in family:
-                    turn.forget_job(member)
+            job = self.state.jobs[job_id]
+            if next(followed_alone(self.state, job), None) is None:
+                turn.forget_job(job)
+        for array_id in [array_id for array_id, array in self.state.arrays.known.items() if not array.rows]:
+            if str(array_id) not in self.state.dependents:
+                self.state.arrays.forget(array_id)
         self.look_at = 2 * len(self.state.ended) + KEPT
 
 
-def unknown_dependencies(engine: Engine, event: JobSubmitted) -> tuple[int, ...]:
-    """Ids of jobs that the submit depends on and the engine does not keep; the shell may find them in the store."""
-    if event.spec.dependency is None:
+def unknown_dependencies(engine: Engine, dependency: Dependency | None) -> tuple[str, ...]:
+    """Keys in a new dependency that the engine does not keep; the shell may find them in the store."""
+    if dependency is None:
         return ()
-    ids = {int(key.partition("_")[0]) for key in event.spec.dependency.keys}
-    return tuple(sorted(i for i in ids if i not in engine.state.jobs))
+    missing = [key for key in dependency.keys if not known(engine.state, key)]
+    # which elements of an array have ended well is asked one by one: all of their rows are needed for that
+    arrays = ((array_id, engine.state.arrays.known.get(array_id)) for array_id in corresponding(dependency))
+    missing += [str(array_id) for array_id, array in arrays if array is not None and array.let_go]
+    return tuple(dict.fromkeys(missing))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gpusched.engine.dependencies import Met, evaluate, facts
+from gpusched.engine.dependencies import Met, evaluate
 from gpusched.engine.engine import Engine
+from gpusched.engine.folding import MOST_SPANS
+from gpusched.engine.following import facts, keys_of, likes
 from gpusched.engine.turn import eligible, unfinished_name
 from gpusched.model.clock import Instant
-from gpusched.model.job import Attempt, Share
+from gpusched.model.evolve import evolve
+from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.limits import WHOLE, Scope
 from gpusched.model.state import LIVE, JobState
 from gpusched.policy.explain import reason
@@ -23,6 +26,7 @@ def check(engine: Engine, now: Instant) -> None:
     _gangs_are_whole(engine)
     _queues_match_jobs(engine, now)
     _indexes_match_jobs(engine)
+    _every_element_is_in_one_place(engine)
     _accounts_are_charged_for_what_runs(engine)
     _nobody_missed_a_dependency(engine)
     _limits_count_what_is_used(engine)
@@ -109,20 +113,54 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
 
 def _indexes_match_jobs(engine: Engine) -> None:
     state, view = engine.state, engine.view
-    arrays: dict[int, dict[int, int]] = {}
     names: dict[tuple[int, str], list[int]] = {}
     live, claims = Counter[int](), Counter[int]()
     for job in sorted(state.jobs.values(), key=lambda j: j.id):
         if job.array is not None:
-            arrays.setdefault(job.array.array_id, {})[job.array.index] = job.id
             live[job.array.array_id] += job.state in LIVE
             claims[job.array.array_id] += job.id in view.claimants
         if (name := unfinished_name(job)) is not None:
             names.setdefault(name, []).append(job.id)
         assert (job.id in state.ended) == job.state.final, f"job {job.key} is {job.state}, ended: {state.ended}"
-    assert state.arrays == arrays, f"arrays: {state.arrays}, but should be {arrays}"
     assert state.singletons == names, f"names: {state.singletons}, but should be {names}"
     assert +view._array_live == +live and +view._array_claims == +claims, "elements of arrays are miscounted"
+
+
+def _every_element_is_in_one_place(engine: Engine) -> None:
+    """In a row of its own, folded into an earlier one, or ended and let go."""
+    state = engine.state
+    arrays: dict[int, list[Job]] = {}
+    for job in sorted(state.jobs.values(), key=lambda j: j.id):
+        if job.array is not None:
+            arrays.setdefault(job.array.array_id, []).append(job)
+        if job.folded:
+            where = f"row {job.key}"
+            assert job.state is JobState.PENDING or job.state.final, f"{where} is {job.state}"
+            assert not job.attempt and not job.earmark and not job.yielding, f"{where} has run or is promised devices"
+            assert len(job.folded) <= MOST_SPANS, f"{where} is a list of {len(job.folded)} ranges"
+            offsets = [span.offset for span in job.elements]
+            assert offsets == sorted(offsets), f"{where} is out of order: {job.folded}"
+    for array_id, rows in arrays.items():
+        array = state.arrays.known[array_id]
+        held = [offset for row in rows for span in row.elements for offset in range(span.offset, span.end)]
+        assert len(held) == len(set(held)), f"array {array_id}: an element is in two places: {sorted(held)}"
+        first = rows[0].array
+        count = first.count if first is not None else 0
+        assert len(held) + array.let_go == count, (
+            f"array {array_id}: {len(held)} elements and {array.let_go} that were let go of {count}"
+        )
+        assert array.rows == {row.array.index: row.id for row in rows if row.array is not None}, f"array {array_id}"
+        assert array.folded == {row.id for row in rows if row.folded}, f"array {array_id}: {array.folded}"
+        open_rows = [row for row in rows if not row.state.final]
+        assert array.unfinished == sum(row.size for row in open_rows), f"array {array_id}: {array}"
+        assert array.unstarted == sum(row.size for row in open_rows if row.started_at is None), f"{array_id}: {array}"
+        done = sum(row.size for row in rows if row.state is JobState.COMPLETED)
+        failed = sum(row.size for row in rows if row.state.final) - done
+        assert array.completed >= done and array.failed >= failed, f"array {array_id}: {array}"
+        assert array.completed + array.failed - done - failed == array.let_go, f"array {array_id}: {array}"
+    empty = {array_id for array_id, array in state.arrays.known.items() if not array.rows}
+    assert state.arrays.known.keys() - empty == arrays.keys(), f"arrays {state.arrays.known}, not {arrays.keys()}"
+    assert all(not state.arrays.known[array_id].unfinished for array_id in empty), f"arrays without rows: {empty}"
 
 
 def _limits_count_what_is_used(engine: Engine) -> None:
@@ -136,7 +174,7 @@ def _limits_count_what_is_used(engine: Engine) -> None:
         keeps = job.stop.keeps if job.stop is not None else ()
         parts = max(sum(view.in_use.part(share.uuid, mib) for share in shares), len(keeps) * WHOLE)
         for scope, _ in rules.scopes(job):
-            jobs[scope] += not job.state.final
+            jobs[scope] += 0 if job.state.final else job.size
             running[scope] += attempt is not None or claims
             held[scope] += parts
         accounts[job.account] += parts if rules.quota_of(job.account) is not None else 0
@@ -153,6 +191,7 @@ def _limits_count_what_is_used(engine: Engine) -> None:
 def _nobody_missed_a_dependency(engine: Engine) -> None:
     state = engine.state
     waiting: dict[str, set[int]] = {}
+    one_by_one: dict[int, set[int]] = {}
     for job in state.jobs.values():
         if job.state is not JobState.PENDING or job.dependency_met:
             continue
@@ -160,8 +199,14 @@ def _nobody_missed_a_dependency(engine: Engine) -> None:
         met = evaluate(state, job)
         assert met is not Met.YES, f"job {job.key}: {job.spec.dependency} is met, and nobody told it"
         assert (met is Met.NEVER) == job.dependency_failed, f"job {job.key}: {job.spec.dependency} is {met}"
-        for key in job.spec.dependency.keys:
+        if job.folded:  # the first of them waits for nothing that the others do not wait for
+            alone = evaluate(state, evolve(job, folded=()))
+            assert alone is met, f"job {job.key}: {job.spec.dependency} is {met} for all, {alone} for the first"
+        for key in keys_of(job):
             waiting.setdefault(key, set()).add(job.id)
+        for array_id in likes(job):
+            one_by_one.setdefault(array_id, set()).add(job.id)
+    assert state.likes == one_by_one, f"followed element by element: {state.likes}, but should be {one_by_one}"
     assert state.dependents == waiting, f"followed: {state.dependents}, but should be {waiting}"
     assert state.told == {key: facts(state, key) for key in waiting}, f"told: {state.told}"
 

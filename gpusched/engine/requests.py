@@ -12,15 +12,17 @@ from typing import Any
 from gpusched.engine.attempts import MOST_PATIENCE, ask_to_stop, grace, kill_now
 from gpusched.engine.dependencies import (
     Met,
+    by_element,
     check_known,
     check_no_cycle,
     evaluate,
-    follow,
-    resolve,
+    look_again,
     tell_dependents,
-    unfollow,
 )
+from gpusched.engine.following import follow, unfollow
+from gpusched.engine.likes import check_likes
 from gpusched.engine.limits import check_changed, check_new
+from gpusched.engine.parts import Part, parts_of
 from gpusched.engine.reservations import check_reservation
 from gpusched.engine.submit import check_nice, check_request, check_time
 from gpusched.engine.turn import Turn
@@ -51,7 +53,7 @@ JobRequest = (
     | CheckpointRequested
     | UpdateRequested
 )
-Verb = Callable[[Turn, Job, Caller], str]
+Verb = Callable[[Turn, Part, Caller], str]
 
 
 def authorise(caller: Caller, job: Job) -> None:
@@ -61,23 +63,21 @@ def authorise(caller: Caller, job: Job) -> None:
 
 
 def on_request(turn: Turn, event: JobRequest) -> tuple[Answer, ...]:
-    """Carry out the request for every job that the keys name; each gets one answer, however often it is named."""
-    for job in event.recalled:
-        if job.id not in turn.state.jobs:
-            turn.add_job(job)
+    """Carry out the request for everything that the keys name; each row gets one answer, however often it is named."""
+    turn.recall(event.recalled)
     answers: list[Answer] = []
     done: set[int] = set()
     for key in dict.fromkeys(event.keys):
-        jobs = resolve(turn.state, key)
-        if not jobs:
-            answers.append(Answer(key, error=NotFound(f"there is no job {key}", "see: gpusched queue --all")))
-        several = len(jobs) > 1
-        meant = [job for job in jobs if not several or _is_meant(event, job)]
-        for job in meant:
-            if job.id not in done:
-                done.add(job.id)
-                answers.append(_one(turn, event, job))
-        if jobs and not meant:
+        parts, missing = parts_of(turn.state, key)
+        if missing is not None:
+            answers.append(Answer(missing, error=NotFound(f"there is no job {missing}", "see: gpusched queue --all")))
+        several = sum(part.job.size for part in parts) > 1
+        meant = [part for part in parts if not several or _is_meant(event, part.row)]
+        for part in meant:
+            if part.job.id not in done and part.row.id not in done:
+                done.add(part.job.id)
+                answers.append(_one(turn, event, part))
+        if parts and not meant:
             answers.append(Answer(key, error=Refused(_NOTHING_MEANT[isinstance(event, RequeueRequested)].format(key))))
     return tuple(answers)
 
@@ -92,27 +92,30 @@ def _is_meant(event: JobRequest, job: Job) -> bool:
 _NOTHING_MEANT = ("every element of array {} has ended already", "every element of array {} is waiting already")
 
 
-def _one(turn: Turn, event: JobRequest, job: Job) -> Answer:
+def _one(turn: Turn, event: JobRequest, part: Part) -> Answer:
+    key = part.job.key
     try:
-        authorise(event.caller, job)
+        authorise(event.caller, part.row)
         if isinstance(event, UpdateRequested):
-            return Answer(job.key, _update(turn, job, event))
-        return Answer(job.key, _VERBS[type(event)](turn, job, event.caller))
+            return Answer(key, _update(turn, part, event))
+        return Answer(key, _VERBS[type(event)](turn, part, event.caller))
     except GpuschedError as error:
-        return Answer(job.key, error=error)
+        return Answer(key, error=error)
 
 
-def _cancel(turn: Turn, job: Job, caller: Caller) -> str:
+def _cancel(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     if job.state.final:
         raise Refused(
             f"job {job.key} has ended already ({job.state})", f"see how it ended: gpusched show {job.key}"
         )
     if job.state is JobState.PENDING:
         because = f"cancelled by {caller.user}"
-        job = turn.put_job(
-            job, state=JobState.CANCELLED, ended_at=turn.now.wall, ended_because=because, earmark=(), hold=None
-        )
-        turn.tell(job, "cancelled", because, caller.user)
+        for row in part.apart(turn):
+            row = turn.put_job(
+                row, state=JobState.CANCELLED, ended_at=turn.now.wall, ended_because=because, earmark=(), hold=None
+            )
+            turn.tell(row, "cancelled", because, caller.user)
         return "cancelled"
     if job.stop is not None and job.stop.kind is StopKind.CANCEL:
         kill_now(turn, job, f"cancelled again by {caller.user}: killed at once")
@@ -124,7 +127,8 @@ def _cancel(turn: Turn, job: Job, caller: Caller) -> str:
     return f"asked to stop; killed in {left:.0f} s if it has not (cancel again to kill it at once)"
 
 
-def _hold(turn: Turn, job: Job, caller: Caller) -> str:
+def _hold(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     if job.state is not JobState.PENDING:
         raise Refused(
             f"job {job.key} is {job.state}, only waiting jobs can be held",
@@ -134,22 +138,26 @@ def _hold(turn: Turn, job: Job, caller: Caller) -> str:
     if job.hold is not None and (not foreign or job.hold.kind is HoldKind.ADMIN):
         return "held already"
     kind = HoldKind.ADMIN if foreign else HoldKind.USER
-    job = turn.put_job(job, hold=Hold(kind, f"held by {caller.user}"), earmark=())
-    turn.tell(job, "held", f"held by {caller.user}", caller.user)
+    for row in part.apart(turn):
+        row = turn.put_job(row, hold=Hold(kind, f"held by {caller.user}"), earmark=())
+        turn.tell(row, "held", f"held by {caller.user}", caller.user)
     return "held"
 
 
-def _release(turn: Turn, job: Job, caller: Caller) -> str:
+def _release(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     if job.hold is None:
         raise Refused(f"job {job.key} is not held", f"see what it does or waits for: gpusched why {job.key}")
     if job.hold.kind is HoldKind.ADMIN and not caller.admin:
         raise NotAllowed(f"job {job.key} is held by an administrator ({job.hold.reason})", "ask them to release it")
-    job = turn.put_job(job, hold=None, unasked_requeues=0, failed_starts=0, losses=0)
-    turn.tell(job, "released", f"released by {caller.user}", caller.user)
+    for row in part.apart(turn):
+        row = turn.put_job(row, hold=None, unasked_requeues=0, failed_starts=0, losses=0)
+        turn.tell(row, "released", f"released by {caller.user}", caller.user)
     return "released"
 
 
-def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
+def _requeue(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     if job.state is JobState.PENDING:
         raise Refused(f"job {job.key} is waiting already", f"see what for: gpusched why {job.key}")
     if job.state.live:
@@ -157,18 +165,20 @@ def _requeue(turn: Turn, job: Job, caller: Caller) -> str:
         return "asked to save and leave; it then waits again"
     if job.spec.cron is not None:
         raise Refused(f"job {job.key} was a --cron job", f"start it anew: gpusched resubmit {job.key}")
-    check_new(turn.view, job)
-    # a dependency that was good enough for the first start is not asked for again
-    job = turn.put_job(
-        job, state=JobState.PENDING, ended_at=None, ended_because="", hold=None, dependency_met=True,
-        dependency_failed=False, restarts=job.restarts + 1, unasked_requeues=0, losses=0, eligible_at=None,
-    )
-    tell_dependents(turn, (job,))
-    turn.tell(job, "requeued", f"requeued by {caller.user}", caller.user)
+    check_new(turn.view, job, job.size)
+    for row in part.apart(turn):
+        # a dependency that was good enough for the first start is not asked for again
+        row = turn.put_job(
+            row, state=JobState.PENDING, ended_at=None, ended_because="", hold=None, dependency_met=True,
+            dependency_failed=False, restarts=row.restarts + 1, unasked_requeues=0, losses=0, eligible_at=None,
+        )
+        tell_dependents(turn, (row,))
+        turn.tell(row, "requeued", f"requeued by {caller.user}", caller.user)
     return "waits again" + (f", from its checkpoint {job.saved.checkpoint}" if job.saved else "")
 
 
-def _preempt(turn: Turn, job: Job, caller: Caller) -> str:
+def _preempt(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     if not job.state.live:
         raise Refused(
             f"job {job.key} is {job.state}: it has no device to give back", f"see: gpusched show {job.key}"
@@ -186,7 +196,8 @@ def _ask_back(turn: Turn, job: Job, caller: Caller, kind: StopKind) -> None:
     ask_to_stop(turn, job, Stop(kind, turn.now.boot + grace(turn, job), by=caller.user))
 
 
-def _checkpoint(turn: Turn, job: Job, caller: Caller) -> str:
+def _checkpoint(turn: Turn, part: Part, caller: Caller) -> str:
+    job = part.job
     attempt = turn.state.view.live.get(job.id)
     if job.state is not JobState.RUNNING or attempt is None:
         raise Refused(
@@ -227,7 +238,8 @@ _VERBS: dict[type, Verb] = {
 _WHILE_LIVE = ("name", "qos", "comment", "time_limit", "expected", "requeue")
 
 
-def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
+def _update(turn: Turn, part: Part, event: UpdateRequested) -> str:
+    job = part.job
     if job.state.final:
         raise Refused(f"job {job.key} has ended already ({job.state})", f"run it again: gpusched resubmit {job.key}")
     asked = {name: getattr(event, name) for name in _FIELDS if getattr(event, name) is not None}
@@ -246,6 +258,16 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
         check_nice(asked["nice"], event.caller)
     spec = _changed_spec(turn, job, asked)
     check_changed(turn.view, job, replace(job, spec=spec))
+    if asked.keys() & _COUNT:
+        asked = {"gpus": spec.request.counts_text, **{n: value for n, value in asked.items() if n not in _COUNT}}
+    said = ", ".join(_said(name, value) for name, value in asked.items())
+    for row in part.apart(turn):  # before a circle is looked for: that goes from row to row
+        _change(turn, row, spec, said, event.caller)
+    return f"changed: {said}"
+
+
+def _change(turn: Turn, job: Job, spec: JobSpec, said: str, caller: Caller) -> None:
+    """Give a row another spec. Raises what `_depend_anew` raises."""
     changes: dict[str, Any] = {"spec": spec}
     if job.state is JobState.PENDING:
         changes |= _depend_anew(turn, job, replace(job, spec=spec))
@@ -255,11 +277,9 @@ def _update(turn: Turn, job: Job, event: UpdateRequested) -> str:
         unfollow(turn.state, job)
     job = turn.put_job(job, **changes)
     follow(turn.state, job)
-    if asked.keys() & _COUNT:
-        asked = {"gpus": spec.request.counts_text, **{n: value for n, value in asked.items() if n not in _COUNT}}
-    said = ", ".join(_said(name, value) for name, value in asked.items())
-    turn.tell(job, "updated", f"{said} (by {event.caller.user})", event.caller.user)
-    return f"changed: {said}"
+    turn.tell(job, "updated", f"{said} (by {caller.user})", caller.user)
+    if job.folded:
+        look_again(turn, job)  # its elements may differ in what they wait for
 
 
 _FIELDS = (
@@ -287,6 +307,8 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
                 dependency = parse_dependency(str(value)) if value else None
                 if dependency is not None:
                     check_known(turn.state, dependency, job.key)
+                    check_likes(turn.state, dependency, job.elements)
+                    dependency = by_element(turn.state, dependency)
                 spec = replace(spec, dependency=dependency)
             case _:
                 spec = replace(spec, **{name: value})  # type: ignore[arg-type]

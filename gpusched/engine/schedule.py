@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpusched.engine.attempts import ask_to_stop, grace, start
 from gpusched.engine.elastic import resize, widen
+from gpusched.engine.folding import unfold_ahead, unfold_head
 from gpusched.engine.turn import Turn, describe_devices
 from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import PolicyName
@@ -27,6 +28,8 @@ def schedule(turn: Turn) -> None:
             turn.state.look_at = next_look(turn.view, turn.now)
         return
     _rank_anew(turn)
+    if turn.rules.policy.name.preemptive:
+        unfold_ahead(turn)
     decided = cycle(turn.view, turn.now)
     for decision in decided:
         match decision:
@@ -71,7 +74,8 @@ def _count_bypass(turn: Turn, past: int | None) -> None:
 
 def _preempt(turn: Turn, decision: Preempt) -> None:
     """Promise the devices to the preemptor, and ask each victim to save and leave."""
-    job = turn.put_job(turn.state.jobs[decision.job_id], earmark=decision.plan.devices)
+    job = unfold_head(turn, turn.state.jobs[decision.job_id])
+    job = turn.put_job(job, earmark=decision.plan.devices)
     shares = tuple(Share(uuid) for uuid in decision.plan.devices)
     plan = decision.plan
     said = [f"preempts job {names}" for names in (_names(turn, plan.victims),) if names]

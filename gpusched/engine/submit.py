@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpusched.engine.dependencies import Memo, Met, check_known, evaluate, follow, look_again
+from gpusched.engine.dependencies import Met, by_element, check_known, evaluate, look_again
+from gpusched.engine.folding import rows_of
+from gpusched.engine.following import follow
+from gpusched.engine.likes import check_likes
 from gpusched.engine.limits import check_new, usual_time
 from gpusched.engine.reservations import check_reservation
 from gpusched.engine.turn import State, Turn
-from gpusched.model.array import parse_array
+from gpusched.model.array import ArraySpec, parse_array
 from gpusched.model.changes import Submitted
 from gpusched.model.errors import GpuschedError, NotAllowed, UsageError
 from gpusched.model.events import CronFired, JobSubmitted
@@ -20,8 +23,8 @@ from gpusched.model.units import format_duration, format_size
 from gpusched.policy.view import View
 
 
-def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElement, ...]]:
-    """The spec with its defaults filled in, and the elements of its array. Raises UsageError; changes nothing."""
+def check(state: State, event: JobSubmitted) -> tuple[JobSpec, ArraySpec | None]:
+    """The spec with its defaults filled in, and its array, if it is one. Raises UsageError; changes nothing."""
     spec, rules = event.spec, state.rules
     if not spec.command or not spec.command[0]:
         raise UsageError("there is no command to run", "write: gpusched submit [options] -- COMMAND [ARGUMENTS]")
@@ -33,14 +36,17 @@ def check(state: State, event: JobSubmitted) -> tuple[JobSpec, tuple[ArrayElemen
     check_reservation(state.view, probe)
     check_request(state.view, spec.request)
     limit = usual_time(rules, probe) if limit is None else limit
+    array = _array(event, state)
     check_nice(spec.nice, event.caller)
     if spec.dependency is not None:
         check_known(state, spec.dependency)
+        check_likes(state, spec.dependency, array.spans if array is not None else ())
+        spec = replace(spec, dependency=by_element(state, spec.dependency))
     if event.array is not None and spec.cron is not None:
         raise UsageError("--array and --cron do not go together", "submit an array from a --cron job's script")
-    spec, elements = replace(spec, time_limit=limit), _elements(event, state)
-    check_new(state.view, replace(probe, spec=spec), max(1, len(elements)))
-    return spec, elements
+    spec = replace(spec, time_limit=limit)
+    check_new(state.view, replace(probe, spec=spec), array.count if array is not None else 1)
+    return spec, array
 
 
 def check_time(partition: Partition, limit: float | None) -> None:
@@ -117,48 +123,46 @@ def _what_there_is(view: View, request: Request) -> str:
     return (listed or "no devices") + where
 
 
-def _elements(event: JobSubmitted, state: State) -> tuple[ArrayElement, ...]:
+def _array(event: JobSubmitted, state: State) -> ArraySpec | None:
     if event.array is None:
-        return ()
+        return None
     array = parse_array(event.array)
-    indices = array.indices
-    if len(indices) > state.rules.max_array:
-        raise UsageError(f"the array has {len(indices)} elements, the most is {state.rules.max_array}", "split it")
-    step = indices[1] - indices[0] if len(indices) > 1 else 1
-    return tuple(
-        ArrayElement(0, index, len(indices), indices[0], indices[-1], step, array.limit) for index in indices
-    )
+    if array.count > state.rules.max_array:
+        raise UsageError(f"the array has {array.count} elements, the most is {state.rules.max_array}", "split it")
+    return array
 
 
 def on_submitted(turn: Turn, event: JobSubmitted) -> Submitted:
-    spec, elements = check(turn.state, event)
+    spec, array = check(turn.state, event)
     owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
     turn.put_environment(spec.env_digest, event.environment)
-    first = turn.take_ids(max(1, len(elements)))
+    count = array.count if array is not None else 1
+    first = turn.take_ids(count)
     if spec.cron is not None:
         spec = replace(spec, begin=event.next_run)
-    hold = submitted_hold(event)
-    jobs = []
-    memo: Memo = {}  # the elements of an array all depend on the same
-    for job_id, element in zip(range(first, turn.state.next_job_id), elements or (None,), strict=True):
-        array = replace(element, array_id=first) if element is not None else None
-        job = Job(job_id, owner, spec, JobState.PENDING, turn.now.wall, array=array, hold=hold)
-        jobs.append(_take_in(turn, job, memo))
-    key = str(first)
-    return Submitted(key, tuple(job.id for job in jobs))
+    job = Job(first, owner, spec, JobState.PENDING, turn.now.wall, hold=submitted_hold(event))
+    for row in [job] if array is None else array_rows(job, array):
+        _take_in(turn, row)
+    return Submitted(str(first), range(first, first + count))
+
+
+def array_rows(job: Job, array: ArraySpec) -> list[Job]:
+    """The rows with which an array begins: one, unless its elements are a long list of single numbers."""
+    element = ArrayElement(job.id, array.first, array.count, array.first, array.last, array.step, array.limit)
+    return list(rows_of(replace(job, array=element), array.spans))
 
 
 def submitted_hold(event: JobSubmitted) -> Hold | None:
     return Hold(HoldKind.USER, "submitted with --hold") if event.hold else None
 
 
-def _take_in(turn: Turn, job: Job, memo: Memo) -> Job:
-    met = evaluate(turn.state, job, memo)
+def _take_in(turn: Turn, job: Job) -> Job:
+    met = evaluate(turn.state, job)
     job = turn.put_job(replace(job, dependency_met=met is Met.YES))
     turn.tell(job, "submitted", f"submitted to QoS {job.spec.qos}", job.owner.user)
     follow(turn.state, job)
-    if met is Met.NEVER:
-        look_again(turn, job, memo)  # nobody will move any more and have it looked at later
+    if met is not Met.YES:
+        look_again(turn, job)  # what can never be met nobody will have looked at later; elements may differ
     return job
 
 
@@ -184,5 +188,5 @@ def on_cron(turn: Turn, event: CronFired) -> None:
     except GpuschedError as error:
         turn.tell(template, "skipped", f"the run that was due is left out: {error.message}")
         return
-    job = _take_in(turn, replace(job, id=turn.take_ids(1)), {})
+    job = _take_in(turn, replace(job, id=turn.take_ids(1)))
     turn.tell(template, "fired", f"submitted job {job.key}")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from gpusched.engine.arrays import Arrays
 from gpusched.model.actions import Action
-from gpusched.model.changes import Changes, StoryLine
+from gpusched.model.changes import Changes, StoryCopy, StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.evolve import evolve
@@ -50,8 +52,9 @@ class State:
     boot_id: str
     view: View
     next_job_id: int = 1
-    arrays: dict[int, dict[int, int]] = field(default_factory=dict)  # array id → element index → job id
+    arrays: Arrays = field(default_factory=Arrays)
     dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
+    likes: dict[int, set[int]] = field(default_factory=dict)  # array id → rows that wait for it element by element
     told: dict[str, Facts] = field(default_factory=dict)  # the facts that those who wait for a key were told last
     singletons: dict[Name, list[int]] = field(default_factory=dict)  # unfinished jobs of one name, ascending
     timed: set[int] = field(default_factory=set)  # live jobs with a time limit
@@ -74,13 +77,17 @@ class State:
             return live
         return self.view.leaving.get(key)
 
+    def row(self, job_id: int) -> Job | None:
+        """The row of a job: its own, or the one into which the element is folded."""
+        return self.jobs.get(job_id) or self.arrays.holding(self.jobs, job_id)
+
     def elements(self, array_id: int) -> list[Job]:
-        """Those elements of an array that the engine keeps, in the order of their ids."""
-        return [self.jobs[job_id] for job_id in sorted(self.arrays.get(array_id, {}).values())]
+        """Those rows of an array that the engine keeps, in the order of their ids."""
+        return self.arrays.elements(self.jobs, array_id)
 
     def element(self, array_id: int, index: int) -> Job | None:
-        job_id = self.arrays.get(array_id, {}).get(index)
-        return None if job_id is None else self.jobs[job_id]
+        """The row of an element: its own, or the one into which it is folded."""
+        return self.arrays.element(self.jobs, array_id, index)
 
 
 class Turn:
@@ -93,7 +100,7 @@ class Turn:
         self._jobs: dict[int, Job] = {}
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._environments: dict[str, Environment] = {}
-        self._story: list[StoryLine] = []
+        self._story: list[StoryLine | StoryCopy] = []
         self._reservations: dict[str, Reservation] = {}
         self._first_id = state.next_job_id
         self.ended: list[Job] = []  # jobs that became final in this turn and whose dependents are to be told
@@ -113,20 +120,26 @@ class Turn:
 
     def add_job(self, job: Job) -> None:
         """Take in a job that has just been submitted, or an ended one recalled from the store."""
+        self.state.arrays.take_in(job)
         index_job(self.state, job)
         if job.spec.time_limit is not None and job.state.live:
             self.state.timed.add(job.id)
         self.state.view.put_job(job, eligible(self.view, job, self.now))
 
+    def recall(self, jobs: Iterable[Job]) -> None:
+        """Take in ended jobs that a request names; they are let go again when nobody needs them.
+
+        What the store told may be older than what has happened since: a row whose elements are here already is not.
+        """
+        for job in jobs:
+            if job.id not in self.state.jobs and not self.state.arrays.overlaps(self.state.jobs, job):
+                self.add_job(job)
+
     def forget_job(self, job: Job) -> None:
         """Let go of an ended job; the store keeps it."""
         self.state.ended.discard(job.id)
         self.state.view.drop_job(job.id)
-        if job.array is not None:
-            elements = self.state.arrays.get(job.array.array_id, {})
-            del elements[job.array.index]
-            if not elements:
-                self.state.arrays.pop(job.array.array_id, None)
+        self.state.arrays.let_go(job)
 
     def put_job(self, job: Job, **changes: Any) -> Job:
         """Replace fields of a job (or add a new one as it is) and note it for the commit."""
@@ -152,6 +165,7 @@ class Turn:
             new = evolve(new, eligible_at=self.now.wall)
         if new.earmark and not ready:
             new = evolve(new, earmark=())  # who waits for something else claims no devices meanwhile
+        self.state.arrays.put(old, new)
         self._track_time(new)
         if new.spec.time_limit is not None and new.state.live:
             self.state.timed.add(new.id)
@@ -196,6 +210,10 @@ class Turn:
     def tell(self, job: Job, kind: str, text: str, by: str = "") -> None:
         """Add a line to the job's story."""
         self._story.append(StoryLine(job.id, job.attempt, self.now.wall, kind, text, by))
+
+    def copy_story(self, job_id: int, source: int) -> None:
+        """A row begins with what was told of the row that its elements were in."""
+        self._story.append(StoryCopy(job_id, source))
 
     def act(self, action: Action) -> None:
         self.actions.append(action)
@@ -264,8 +282,6 @@ def unfinished_name(job: Job) -> Name | None:
 
 
 def index_job(state: State, job: Job) -> None:
-    if job.array is not None:
-        state.arrays.setdefault(job.array.array_id, {})[job.array.index] = job.id
     if job.state.final:
         state.ended.add(job.id)
     elif (name := unfinished_name(job)) is not None:

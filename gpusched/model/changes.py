@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpusched.model.actions import Action
@@ -24,6 +25,14 @@ class StoryLine:
 
 
 @dataclass(frozen=True, slots=True)
+class StoryCopy:
+    """Elements of an array leave the row they waited in: what was told of that row up to here was told of them, too."""
+
+    job_id: int  # the row that begins
+    source: int  # the row they were in
+
+
+@dataclass(frozen=True, slots=True)
 class AccountUsage:
     """What the ended attempts of one account have used, decayed to the moment `at` (wall clock)."""
 
@@ -39,7 +48,7 @@ class Changes:
     jobs: tuple[Job, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     environments: tuple[tuple[str, Environment], ...] = ()  # (digest, environment): kept once per digest
-    story: tuple[StoryLine, ...] = ()
+    story: tuple[StoryLine | StoryCopy, ...] = ()  # in the order in which it is written
     next_job_id: int | None = None  # ids are never reused, not even after the history was trimmed
     usage: tuple[AccountUsage, ...] = ()  # of the accounts whose attempts have ended
     reservations: tuple[Reservation, ...] = ()
@@ -54,7 +63,7 @@ class Submitted:
     """The reply to a submit: `key` names the job, or the whole array."""
 
     key: str
-    job_ids: tuple[int, ...]
+    job_ids: Sequence[int]  # one after the other; a range, as an array may have a million
     note: str = ""  # how things stand, in a sentence: started on devices …, or why it waits
 
 

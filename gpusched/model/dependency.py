@@ -13,6 +13,7 @@ class Relation(StrEnum):
     AFTEROK = "afterok"  # the other has completed with exit code 0
     AFTERANY = "afterany"  # the other has ended, however
     AFTERNOTOK = "afternotok"  # the other has ended and failed
+    AFTERCORR = "aftercorr"  # each element of an array: the same element of the other array has completed
     SINGLETON = "singleton"  # no earlier job of the same user with the same name is unfinished
 
 
@@ -73,5 +74,10 @@ def parse_dependency(text: str) -> Dependency:
         for job in jobs:
             if not _is_job_key(job):
                 raise UsageError(f"{job!r} in dependency {part!r} is not a job id", f"write: {word}:42 or {word}:42_3")
+            if relation is Relation.AFTERCORR and "_" in job:
+                raise UsageError(
+                    f"aftercorr is about whole arrays, and {job!r} in dependency {part!r} is one element",
+                    f"write: aftercorr:{job.partition('_')[0]}, or for this element alone afterok:{job}",
+                )
         clauses.append(Clause(relation, tuple(jobs)))
     return Dependency(tuple(clauses), any=separator == "?")

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from gpusched.model import spans
 from gpusched.model.dependency import Dependency
 from gpusched.model.gpu_count import counts_text
+from gpusched.model.spans import Span, Spans
 from gpusched.model.state import JobState, Outcome, Saved, Stop
 
 
@@ -180,6 +182,7 @@ class Job:
     state: JobState
     submitted_at: float  # wall clock
     array: ArrayElement | None = None
+    folded: Spans = ()  # elements behind this one that have not left the queue: this row stands for them, too
     cron_parent: int | None = None  # the --cron template that submitted this job
     hold: Hold | None = None
     stop: Stop | None = None  # only while STOPPING
@@ -213,8 +216,25 @@ class Job:
 
     @property
     def key(self) -> str:
-        """How people name it: 42, or 42_3 for an array element."""
-        return f"{self.array.array_id}_{self.array.index}" if self.array else str(self.id)
+        """How people name it: 42, 42_3 for an array element, 42_[3-99%4] for elements that wait as one row."""
+        if self.array is None:
+            return str(self.id)
+        if self.folded:
+            limit = f"%{self.array.limit}" if self.array.limit else ""
+            return f"{self.array.array_id}_[{spans.text(self.elements)}{limit}]"
+        return f"{self.array.array_id}_{self.array.index}"
+
+    @property
+    def elements(self) -> Spans:
+        """The elements of its array that it stands for; nothing for a job that is no array."""
+        if self.array is None:
+            return ()
+        return (Span(self.id - self.array.array_id, self.array.index), *self.folded)
+
+    @property
+    def size(self) -> int:
+        """How many jobs it stands for: 1, or more for elements of an array that wait as one row."""
+        return 1 + spans.size(self.folded) if self.folded else 1
 
     @property
     def account(self) -> str:

@@ -93,7 +93,7 @@ class Rules:
     max_requeues: int = 5  # after lost attempts and failed launches; preemption does not count
     max_unasked_requeues: int = 5  # consecutive exits with 85 that nobody asked for and that saved nothing new
     bypass_limit: int = 100  # later jobs that may start before a job that waits for the devices they take
-    max_array: int = 10_000  # elements of one array
+    max_array: int = 1_000_000  # elements of one array
     policy: PolicyRules = field(default_factory=PolicyRules)
     limits: LimitRules = field(default_factory=LimitRules)
 

@@ -66,6 +66,7 @@ class _Entry:
     tallies: tuple[Tally, ...]
     account: Account | None
     holds: int | None  # parts, of a job that runs or is promised devices; None: it only waits
+    jobs: int = 1  # more for elements of an array that wait as one row
 
 
 _Family = tuple[str, int, str, str, str]
@@ -112,10 +113,10 @@ class Usage:
             self._sharing[job.id] = (job, attempt, promised)
 
     def _add(self, job: Job, holds: int | None) -> _Entry:
-        entry = _Entry(self.of(job), self.account(job.account), holds)
+        entry = _Entry(self.of(job), self.account(job.account), holds, job.size)
         self._entries[job.id] = entry
         for tally in entry.tallies:
-            tally.jobs += 1
+            tally.jobs += entry.jobs
             if holds is not None:
                 tally.holders[job.id] = holds
                 tally.parts += holds
@@ -135,7 +136,7 @@ class Usage:
         if entry is None:
             return
         for tally in entry.tallies:
-            tally.jobs -= 1
+            tally.jobs -= entry.jobs
             if entry.holds is not None:
                 tally.parts -= tally.holders.pop(job_id)
         if entry.account is not None and entry.holds is not None:

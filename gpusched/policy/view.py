@@ -169,8 +169,10 @@ class View:
         self._know(job, None)
         del self.jobs[job_id]
         self.in_use.drop(job_id)
-        if job.array is not None and not self._array_live[job.array.array_id]:
-            del self._array_live[job.array.array_id], self._array_claims[job.array.array_id]
+        if job.array is not None:
+            for counter in (self._array_live, self._array_claims):
+                if not counter[job.array.array_id]:
+                    del counter[job.array.array_id]
 
     def put_attempt(self, attempt: Attempt) -> None:
         old = self.live.get(attempt.job_id)
@@ -252,6 +254,14 @@ class View:
     def head(self, bucket: Bucket) -> Job:
         """The first waiting job of a bucket."""
         return self.jobs[self.buckets[bucket].entries[0][1]]
+
+    def place(self, job: Job) -> int | None:
+        """How many jobs of its bucket go before a waiting job; None if it does not wait for devices only."""
+        place = self._place_of.get(job.id)
+        if place is None:
+            return None
+        bucket, rank = place[:2]
+        return bisect_left(self.buckets[bucket].entries, (rank, job.id))
 
     def queued(self, bucket: Bucket) -> Iterator[Job]:
         """The waiting jobs of a bucket in their order."""

@@ -44,7 +44,7 @@ class Forecast:
     made_at: Instant
     estimates: dict[int, Estimate]
     complete: bool = True
-    submitted: tuple[int, ...] = ()  # the jobs that the forecast itself submitted
+    submitted: tuple[int, ...] = ()  # the job that the forecast itself submitted; of an array its first element
     steps: int = 0  # of all three rolls
 
 
@@ -99,7 +99,7 @@ def _ids(replies: Sequence[Reply]) -> tuple[int, ...]:
         if isinstance(reply, GpuschedError):
             raise reply
         if isinstance(reply, Submitted):
-            return reply.job_ids
+            return tuple(reply.job_ids[:1])  # of an array its first element: there may be a million of them
     return ()
 
 

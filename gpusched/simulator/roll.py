@@ -209,4 +209,4 @@ class Roll:
 
 
 def _submitted(replies: Sequence[Reply]) -> set[int]:
-    return {job_id for reply in replies for job_id in getattr(reply, "job_ids", ())}
+    return {job_id for reply in replies for job_id in getattr(reply, "job_ids", ())[:1]}

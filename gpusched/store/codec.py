@@ -101,6 +101,9 @@ def _decoded(kind: Any, value: str, scope: dict[str, Any], shared: frozenset[typ
     if typing.get_origin(kind) is tuple:
         item = _decoded(typing.get_args(kind)[0], "i", scope, shared)
         return f"tuple({value})" if item == "i" else f"tuple([{item} for i in {value}])"
+    if isinstance(kind, type) and issubclass(kind, tuple):  # a NamedTuple of plain values: a list in JSON
+        scope[f"make_{kind.__name__}"] = kind._make  # type: ignore[attr-defined]
+        return f"make_{kind.__name__}({value})"
     if isinstance(kind, type) and issubclass(kind, Enum):
         scope[f"member_{kind.__name__}"] = {member.value: member for member in kind}
         return f"member_{kind.__name__}[{value}]"

@@ -6,12 +6,15 @@ Both pass the same contract tests. It keeps the engine's own objects, so it cost
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
+from gpusched.model import spans
+from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryCopy, StoryLine
 from gpusched.model.job import Attempt, Environment, Job
 from gpusched.model.past import LEARNED, REMEMBERED, Past, taught
 from gpusched.model.reservation import Reservation
+from gpusched.model.state import JobState
 from gpusched.ports import HistoryQuery, StoreError
 from gpusched.store.rows import end_of
 
@@ -51,7 +54,11 @@ class MemoryStore:
         for digest, environment in change.environments:
             self._environments.setdefault(digest, dict(environment))
         for line in change.story if self._keep_story else ():
-            self._story.setdefault(line.job_id, []).append(line)
+            of_job = self._story.setdefault(line.job_id, [])
+            if isinstance(line, StoryCopy):
+                of_job += [replace(told, job_id=line.job_id) for told in self._story.get(line.source, ())]
+            else:
+                of_job.append(line)
         for used in change.usage:
             self._usage[used.account] = used
         for reservation in change.reservations:
@@ -127,11 +134,30 @@ class MemoryStore:
         return self._environments[digest]
 
     def job(self, job_id: int) -> Job | None:
-        return self._jobs.get(job_id)
+        if job_id in self._jobs:
+            return self._jobs[job_id]
+        before = self._jobs.get(max((number for number in self._jobs if number < job_id), default=0))
+        if before is None or before.array is None:
+            return None
+        array_id = before.array.array_id
+        return next((job for job in self._folded(array_id) if spans.with_offset(job.folded, job_id - array_id)), None)
 
-    def array(self, array_id: int) -> tuple[Job, ...]:
-        found = [(job.array.index, job.id, job) for job in self._jobs.values() if job.array is not None]
-        return tuple(job for _, _, job in sorted(found) if job.array is not None and job.array.array_id == array_id)
+    def element(self, array_id: int, index: int) -> Job | None:
+        for job in self.array(array_id):
+            if job.array is not None and job.array.index == index:
+                return job
+        return next((job for job in self._folded(array_id) if spans.with_index(job.folded, index)), None)
+
+    def _folded(self, array_id: int) -> list[Job]:
+        """The rows of an array that stand for further elements."""
+        return sorted((job for job in self.array(array_id) if job.folded), key=lambda job: job.id)
+
+    def array(self, array_id: int, most: int | None = None) -> tuple[Job, ...]:
+        rows = [job for job in self._jobs.values() if job.array is not None and job.array.array_id == array_id]
+        rows.sort(key=lambda job: (job.array.index if job.array is not None else 0, job.id))
+        if most is not None and len(rows) > most:
+            rows = [job for job in rows if job.state is not JobState.COMPLETED][: max(0, most)]
+        return tuple(rows)
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         of_job = self._attempts.get(job_id, {})

@@ -25,6 +25,11 @@ INSERT INTO environment (digest, env) VALUES (?, ?) ON CONFLICT (digest) DO NOTH
 -- One more line of a job's story.
 INSERT INTO story (job_id, attempt, at, kind, text, by) VALUES (?, ?, ?, ?, ?, ?);
 
+-- name: copy_story
+-- What was told of one job so far, for another too: an element of an array leaves the row it waited in.
+INSERT INTO story (job_id, attempt, at, kind, text, by)
+SELECT ?, attempt, at, kind, text, by FROM story WHERE job_id = ? ORDER BY line;
+
 -- name: put_usage
 -- What an account has used up to a moment.
 INSERT INTO usage (account, device_seconds, at) VALUES (?, ?, ?)
@@ -112,6 +117,27 @@ SELECT id, spec, job FROM job WHERE id = ?;
 -- name: array
 -- The elements of an array, in index order.
 SELECT id, spec, job FROM job WHERE array_id = ? AND array_id IS NOT NULL ORDER BY array_index, id;
+
+-- name: array_size
+-- How many rows an array has.
+SELECT count(*) FROM job WHERE array_id = ? AND array_id IS NOT NULL;
+
+-- name: array_not_completed
+-- The first rows of an array, in index order, that did not end well, or not yet.
+SELECT id, spec, job FROM job WHERE array_id = ? AND array_id IS NOT NULL AND state <> 'COMPLETED'
+ORDER BY array_index, id LIMIT ?;
+
+-- name: element
+-- One element of an array, if it has a row of its own.
+SELECT id, spec, job FROM job WHERE array_id = ? AND array_id IS NOT NULL AND array_index = ? ORDER BY id;
+
+-- name: folded
+-- The rows of an array that stand for further elements.
+SELECT id, spec, job FROM job WHERE array_id = ? AND array_id IS NOT NULL AND instr(job, '"folded":') ORDER BY id;
+
+-- name: array_before
+-- The array, if it is one, of the last row before a job id that has no row of its own.
+SELECT array_id FROM job WHERE id = (SELECT max(id) FROM job WHERE id < ?) AND array_id IS NOT NULL;
 
 -- name: attempts
 -- The attempts of a job, the first one first.

@@ -17,10 +17,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryLine
+from gpusched.model import spans
+from gpusched.model.changes import AccountUsage, Changes, Snapshot, StoryCopy, StoryLine
 from gpusched.model.digest import canonical_json
 from gpusched.model.job import Attempt, Environment, Job
 from gpusched.model.past import LEARNED, REMEMBERED, Past, taught
@@ -104,12 +106,21 @@ class SqliteStore:
             )
             db.executemany(self._q["put_job"], [rows.job_row(job, specs) for job in jobs.values()])
             db.executemany(self._q["put_attempt"], [rows.attempt_row(attempt) for attempt in attempts.values()])
-            db.executemany(self._q["put_story"], [rows.story_row(line) for line in story])
+            self._put_story(db, story)
             db.executemany(self._q["put_usage"], [rows.usage_row(used) for used in usage.values()])
             db.executemany(self._q["put_reservation"], [rows.reservation_row(kept) for kept in reserved.values()])
             if next_id != self._next_job_id:
                 db.execute(self._q["put_meta"], ("next_job_id", next_id))
         self._next_job_id = next_id
+
+    def _put_story(self, db: sqlite3.Connection, story: list[StoryLine | StoryCopy]) -> None:
+        """In order: a copy takes what was told of its source before it."""
+        for copies, lines in groupby(story, lambda line: isinstance(line, StoryCopy)):
+            if copies:
+                db.executemany(self._q["copy_story"], [(c.job_id, c.source) for c in lines if isinstance(c, StoryCopy)])
+            else:
+                told = [rows.story_row(line) for line in lines if isinstance(line, StoryLine)]
+                db.executemany(self._q["put_story"], told)
 
     def check(self) -> None:
         """Prove that a write can become durable, and have the reserve for a full disk in place."""
@@ -205,11 +216,27 @@ class SqliteStore:
 
     def job(self, job_id: int) -> Job | None:
         memo: Memo = {}
-        return next((rows.job_of_row(row, memo) for row in self._all("job", job_id)), None)
+        for row in self._all("job", job_id):
+            return rows.job_of_row(row, memo)
+        for (array_id,) in self._all("array_before", job_id):
+            folded = (rows.job_of_row(row, memo) for row in self._all("folded", array_id))
+            return next((job for job in folded if spans.with_offset(job.folded, job_id - array_id)), None)
+        return None
 
-    def array(self, array_id: int) -> tuple[Job, ...]:
+    def element(self, array_id: int, index: int) -> Job | None:
         memo: Memo = {}
-        return tuple(rows.job_of_row(row, memo) for row in self._all("array", array_id))
+        for row in self._all("element", array_id, index):
+            return rows.job_of_row(row, memo)
+        folded = (rows.job_of_row(row, memo) for row in self._all("folded", array_id))
+        return next((job for job in folded if spans.with_index(job.folded, index)), None)
+
+    def array(self, array_id: int, most: int | None = None) -> tuple[Job, ...]:
+        memo: Memo = {}
+        if most is not None and self._all("array_size", array_id)[0][0] > most:
+            found = self._all("array_not_completed", array_id, max(0, most))
+        else:
+            found = self._all("array", array_id)
+        return tuple(rows.job_of_row(row, memo) for row in found)
 
     def attempts(self, job_id: int) -> tuple[Attempt, ...]:
         memo: Memo = {}

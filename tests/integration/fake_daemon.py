@@ -28,7 +28,8 @@ def a_job(key: str = "42", **facts: Any) -> dict[str, Any]:
     head, _, index = key.partition("_")
     return {
         "job": key, "id": int(head), "array_id": int(head) if index else None,
-        "array_index": int(index) if index else None, "name": "train", "user": "alice", "uid": 1000,
+        "array_index": int(index) if index else None, "array_indices": index or None,
+        "array_count": 1 if index else None, "array_limit": None, "name": "train", "user": "alice", "uid": 1000,
         "state": "PENDING", "code": "PD", "reason": "Resources", "reason_text": "needs 4, 1 free", "position": 1,
         "qos": "normal", "partition": "default", "account": "", "gpus": 1, "gpu_mem_mib": None, "shared": False,
         "gpu_type": None, "devices": [], "attempt": 0, "restarts": 0, "submitted_at": NOW, "begin_at": None,

@@ -11,11 +11,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpusched.model.changes import AccountUsage, Changes, StoryLine
+from gpusched.model.changes import AccountUsage, Changes, StoryCopy, StoryLine
 from gpusched.model.dependency import Clause, Dependency, Relation
 from gpusched.model.digest import digest_of
 from gpusched.model.job import ArrayElement, Attempt, Job, JobSpec
 from gpusched.model.reservation import Reservation
+from gpusched.model.spans import Span
 from gpusched.model.state import JobState
 from gpusched.ports import HistoryQuery, Store
 from gpusched.store import rows
@@ -37,6 +38,8 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
         return SIMPLE[hint]
     if hint is Dependency:
         return dependencies
+    if hint is Span:
+        return st.builds(Span, st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
     if dataclasses.is_dataclass(hint):
         return any_value(hint)
     arguments = typing.get_args(hint)
@@ -65,12 +68,13 @@ jobs = any_value(
 )
 attempts = any_value(Attempt, job_id=st.integers(1, JOBS), number=st.integers(1, ATTEMPTS))
 lines = any_value(StoryLine, job_id=st.integers(1, JOBS))
+copies = st.builds(StoryCopy, st.integers(1, JOBS), st.integers(1, JOBS))
 changes = st.builds(
     Changes,
     jobs=st.lists(jobs, max_size=3).map(tuple),
     attempts=st.lists(attempts, max_size=3).map(tuple),
     environments=st.lists(st.sampled_from(list(zip(DIGESTS, ENVIRONMENTS, strict=True))), max_size=2).map(tuple),
-    story=st.lists(lines, max_size=2).map(tuple),
+    story=st.lists(lines | copies, max_size=4).map(tuple),
     next_job_id=st.none() | st.integers(1, 20),
     usage=st.lists(any_value(AccountUsage, account=st.sampled_from(["a", "b", "ä", ""])), max_size=3).map(tuple),
     reservations=st.lists(
@@ -83,7 +87,8 @@ batches = st.lists(st.lists(changes, max_size=3), max_size=4)
 def everything(store: Store) -> dict[str, Any]:
     return {
         "load": store.load(),
-        "jobs": [store.job(n) for n in range(JOBS + 1)],
+        "jobs": [store.job(n) for n in range(2 * JOBS)],
+        "elements": [store.element(n, index) for n in range(JOBS + 1) for index in range(9)],
         "arrays": [store.array(n) for n in range(JOBS + 1)],
         "attempts": [store.attempts(n) for n in range(JOBS + 1)],
         "story": [store.story(n) for n in range(JOBS + 1)],

@@ -129,7 +129,7 @@ def test_a_dependency_on_an_ended_job_that_only_the_store_knows_is_met():
         world.exits(world.submit())
     assert first not in world.engine.state.jobs
     with pytest.raises(UsageError, match="no such job"):
-        world.submit(after=f"afterok:{first}")
+        world.submit(after=f"afterok:{first}", recalled=())
     assert world.states(world.submit(after=f"afterok:{first}", recalled=(world.job(first),))) == [GOES]
 
 

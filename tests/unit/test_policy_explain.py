@@ -114,7 +114,7 @@ def test_the_job_ahead_is_named_as_people_name_it():
     world.submit()
     array = world.submitted(array="4-5")
     job = world.submit()
-    assert f"job {array.key}_4 is ahead" in world.why(job).text
+    assert f"job {array.key}_[4-5] is ahead" in world.why(job).text
 
 
 def test_ahead_lists_who_goes_first_in_order_and_why():

@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gpusched.api.server import Call
-from gpusched.daemon.service import Service, read_key
+from gpusched.daemon.service import MOST_ROWS, Service
 from gpusched.daemon.views import JOB_FIELDS, attempt_view, factors_view, story_view
 from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
+from gpusched.model.jobset import read_key, split_keys
 from gpusched.model.state import JobState
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.queue import Order
@@ -20,10 +21,16 @@ from gpusched.ports import HistoryQuery
 from gpusched.simulator.forecast import Estimate
 
 LONGEST_WAIT = 60.0
+MOST_WAITED = 1000  # rows of an array in the answer of wait, if there are more: those that did not complete
 
 
 def _words(call: Call, name: str) -> tuple[str, ...]:
     return tuple(word for word in call.query.get(name, "").split(",") if word)
+
+
+def _keys(call: Call) -> tuple[str, ...]:
+    """The jobs that are asked for; commas inside brackets (`42_[1,3]`) belong to one key."""
+    return tuple(key for key in split_keys(call.query.get("jobs", "")) if key)
 
 
 def _states(call: Call) -> frozenset[JobState]:
@@ -52,7 +59,7 @@ def _number(call: Call, name: str, default: float | None = None) -> float | None
 
 async def queue(service: Service, call: Call) -> dict[str, Any]:
     states, users, names = _states(call), _words(call, "user"), _words(call, "name")
-    keys = _words(call, "jobs")
+    keys = _keys(call)
     jobs: list[Job] = []
     attempts: dict[int, Attempt] = {}
     if keys:
@@ -106,22 +113,44 @@ def _display_order(job: Job, order: Callable[[Job], Order]) -> tuple[Any, ...]:
     return (2, -(job.ended_at or 0.0), job.id)
 
 
-async def the_one(service: Service, call: Call) -> tuple[list[Job], dict[int, Attempt], bool]:
-    """The jobs named in the path, and whether a whole array is meant. Raises NotFound."""
+async def the_one(
+    service: Service, call: Call, most: int = MOST_ROWS
+) -> tuple[list[Job], dict[int, Attempt], bool]:
+    """The jobs named in the path, and whether several elements of an array are meant. Raises NotFound."""
     key = call.path["job"]
-    jobs, attempts = await service.find(key)
+    jobs, attempts = await service.find(key, most)
     if not jobs:
         raise NotFound(f"there is no job {key}", "see: gpusched queue --all")
-    return jobs, attempts, jobs[0].array is not None and read_key(key)[1] is None
+    several = len(jobs) > 1 or jobs[0].size > 1
+    wanted = read_key(key)
+    whole = wanted.chosen is None and jobs[0].array is not None and jobs[0].array.array_id == wanted.job_id
+    return jobs, attempts, several or whole or (wanted.chosen is not None and wanted.single is None)
+
+
+def _elements(
+    service: Service, call: Call, jobs: list[Job], attempts: dict[int, Attempt], starts: Mapping[int, Estimate]
+) -> dict[str, Any]:
+    """Several elements of an array: a JOB for each row, how many elements there are, and how many are left off."""
+    count, shown = _count(call, jobs), sum(job.size for job in jobs)
+    elements = service.view_many(jobs, attempts, starts=starts)
+    return {"array": call.path["job"], "elements": elements, "count": count, "left_off": max(0, count - shown)}
+
+
+def _count(call: Call, jobs: list[Job]) -> int:
+    chosen = read_key(call.path["job"]).chosen
+    array = jobs[0].array
+    if chosen is not None or array is None:
+        return sum(job.size for job in jobs)
+    return array.count
 
 
 async def show(service: Service, call: Call) -> dict[str, Any]:
-    jobs, attempts, whole_array = await the_one(service, call)
-    if whole_array:
-        starts = await _starts(service, jobs)
-        return {"array": call.path["job"], "elements": service.view_many(jobs, attempts, starts=starts)}
+    jobs, attempts, several = await the_one(service, call)
+    if several:
+        return _elements(service, call, jobs, attempts, await _starts(service, jobs))
     job = jobs[0]
-    story = await service.loop.read(lambda: service.loop.store.story(job.id))
+    told = await service.row_of(job)
+    story = await service.loop.read(lambda: service.loop.store.story(told.id))
     tries = await service.loop.read(lambda: service.loop.store.attempts(job.id))
     starts = await _starts(service, jobs)
     now = service.loop.clock.now()
@@ -148,18 +177,19 @@ async def wait(service: Service, call: Call) -> dict[str, Any]:
     wanted = read_key(call.path["job"])
     with suppress(TimeoutError):
         async with asyncio.timeout(patience), service.moved:
-            await service.moved.wait_for(lambda: service.ending or not service.unfinished(*wanted))
-    jobs, attempts, whole_array = await the_one(service, call)
-    shown = service.view_many(jobs, attempts)
-    return {"elements": shown} if whole_array else shown[0]
+            await service.moved.wait_for(lambda: service.ending or not service.unfinished(wanted))
+    jobs, attempts, several = await the_one(service, call, MOST_WAITED)
+    if not several:
+        return service.view_many(jobs, attempts)[0]
+    return _elements(service, call, jobs, attempts, {})
 
 
 async def history(service: Service, call: Call) -> dict[str, Any]:
     limit = int(_number(call, "limit", 1000.0) or 0)
     ids: list[int] = []
-    for key in _words(call, "jobs"):
-        ids += [job.id for job in (await service.find(key))[0]]
-    if _words(call, "jobs") and not ids:
+    for key in _keys(call):
+        ids += [(await service.row_of(job)).id for job in (await service.find(key))[0]]
+    if _keys(call) and not ids:
         return {"jobs": []}
     query = HistoryQuery(
         users=_words(call, "user"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from gpusched.api.server import Call
 from gpusched.api.submission import read_update
-from gpusched.daemon.service import Service, body_of, read_key
+from gpusched.daemon.service import Service, body_of
+from gpusched.engine.engine import unknown_dependencies
+from gpusched.engine.parts import let_go
 from gpusched.engine.requests import JobRequest
 from gpusched.model.changes import Answer
+from gpusched.model.dependency import parse_dependency
 from gpusched.model.errors import NotFound, UsageError
 from gpusched.model.events import (
     CancelRequested,
@@ -21,6 +25,7 @@ from gpusched.model.events import (
     RequeueRequested,
     UpdateRequested,
 )
+from gpusched.model.jobset import read_key
 
 REQUESTS: dict[str, Callable[..., JobRequest]] = {
     "cancel": CancelRequested,
@@ -62,15 +67,31 @@ def keys_of(body: dict[str, Any]) -> tuple[str, ...]:
 
 async def _ask(service: Service, event: JobRequest) -> dict[str, Any]:
     """Ask the engine; jobs that it does not keep any more are recalled from the store and asked for again."""
+    event = await _with_recalled(service, event)
     answers: list[Answer] = list(await service.loop.ask(event))
     missing = [a.key for a in answers if isinstance(a.error, NotFound)]
     if missing:
-        recalled = await service.stored_jobs([read_key(key)[0] for key in missing])
+        recalled = await service.stored_jobs(missing)
         if recalled:
             again = replace(event, keys=tuple(missing), recalled=recalled)
             answers = [a for a in answers if a.key not in missing]
             answers += await service.loop.ask(again)
     return {"results": [_result(answer) for answer in answers]}
+
+
+async def _with_recalled(service: Service, event: JobRequest) -> JobRequest:
+    """Add the ended jobs that the request is about, or that a new dependency names, and that the engine does not keep.
+
+    Of an array it keeps what is not over; to requeue it means all of its ended elements, too.
+    """
+    engine = service.loop.engine
+    missing: tuple[str, ...] = ()
+    if isinstance(event, RequeueRequested):
+        missing = let_go(engine.state, event.keys)
+    elif isinstance(event, UpdateRequested) and event.dependency:
+        with suppress(UsageError):  # what cannot be read the engine says of each job
+            missing = unknown_dependencies(engine, parse_dependency(event.dependency))
+    return replace(event, recalled=await service.stored_jobs(missing)) if missing else event
 
 
 def _result(answer: Answer) -> dict[str, Any]:

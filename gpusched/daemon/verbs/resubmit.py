@@ -11,6 +11,7 @@ from gpusched.daemon.timers import next_run
 from gpusched.daemon.verbs.requests import keys_of
 from gpusched.daemon.verbs.submit import take_in
 from gpusched.engine.requests import authorise
+from gpusched.model import spans
 from gpusched.model.errors import GpuschedError, NotFound
 from gpusched.model.events import JobSubmitted
 from gpusched.model.job import Job
@@ -28,7 +29,7 @@ async def resubmit(service: Service, call: Call) -> dict[str, Any]:
 
 
 async def _one(service: Service, call: Call, key: str, *, hold: bool) -> dict[str, Any]:
-    jobs, _ = await service.find(key)
+    jobs, _ = await service.find(key, most=None)
     if not jobs:
         raise NotFound(f"there is no job {key}", "see: gpusched queue --all")
     first = jobs[0]
@@ -49,5 +50,6 @@ def _array_text(jobs: list[Job]) -> str | None:
     """The --array that gives these elements (or this one element) again."""
     if jobs[0].array is None:
         return None
-    indices = ",".join(str(job.array.index) for job in jobs if job.array is not None)
-    return indices + (f"%{jobs[0].array.limit}" if jobs[0].array.limit else "")
+    first = jobs[0].array
+    elements = sorted((span for job in jobs for span in job.elements), key=lambda span: span.first)
+    return spans.text(elements) + (f"%{first.limit}" if first.limit else "")

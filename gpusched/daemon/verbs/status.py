@@ -18,7 +18,7 @@ LOW_SPACE_MIB = 1024
 async def status(service: Service, _call: Call) -> dict[str, Any]:
     engine = service.loop.engine
     view = engine.view
-    states = [job.state for job in engine.state.jobs.values()]
+    jobs = engine.state.jobs.values()
     return {
         "version": __version__,
         "api": API_VERSION,
@@ -33,8 +33,8 @@ async def status(service: Service, _call: Call) -> dict[str, Any]:
             "error": service.board.error,
         },
         "jobs": {
-            "pending": sum(1 for state in states if state is JobState.PENDING),
-            "running": sum(1 for state in states if state.live),
+            "pending": sum(job.size for job in jobs if job.state is JobState.PENDING),
+            "running": sum(1 for job in jobs if job.state.live),
         },
         "degraded": service.loop.degraded,
         "probe": service.probe,

@@ -11,10 +11,12 @@ from gpusched.daemon.service import Service
 from gpusched.daemon.timers import next_run
 from gpusched.daemon.views import estimate_view
 from gpusched.engine.engine import unknown_dependencies
+from gpusched.model.array import parse_array
 from gpusched.model.changes import Submitted
 from gpusched.model.events import JobSubmitted
 
 KEEP_LAST = 100
+MOST_IDS = 1000  # job ids in one answer: those of an array follow each other
 
 
 async def submit(service: Service, call: Call) -> dict[str, Any]:
@@ -26,10 +28,12 @@ async def submit(service: Service, call: Call) -> dict[str, Any]:
     if call.query.get("dry_run") in ("1", "true"):
         event = await _with_recalled(service, event)
         note = service.loop.engine.preview(event, now)
+        count = parse_array(body.array).count if body.array is not None else 1
         start = estimate_view(await service.outlook.submit(event))
-        return {"job": None, "ids": [], "note": note, "dry_run": True, "estimated_start": start}
+        return {"job": None, "ids": [], "count": count, "note": note, "dry_run": True, "estimated_start": start}
     reply = await take_in(service, call, event)
-    return {"job": reply.key, "ids": list(reply.job_ids), "note": reply.note, "dry_run": False}
+    ids = list(reply.job_ids[:MOST_IDS])
+    return {"job": reply.key, "ids": ids, "count": len(reply.job_ids), "note": reply.note, "dry_run": False}
 
 
 async def take_in(service: Service, call: Call, event: JobSubmitted) -> Submitted:
@@ -46,7 +50,7 @@ async def take_in(service: Service, call: Call, event: JobSubmitted) -> Submitte
 
 async def _with_recalled(service: Service, event: JobSubmitted) -> JobSubmitted:
     """Add the ended jobs that it depends on and that the engine does not keep."""
-    missing = unknown_dependencies(service.loop.engine, event)
+    missing = unknown_dependencies(service.loop.engine, event.spec.dependency)
     return replace(event, recalled=await service.stored_jobs(missing)) if missing else event
 
 
