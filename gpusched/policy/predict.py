@@ -15,6 +15,7 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 
 from gpusched.model.past import Past
@@ -162,7 +163,8 @@ class Durations:
         return max(ran, UNKNOWN)
 
 
-def _keys(user: str, account: str, name: str, gpus: int) -> list[ClassKey]:
+@lru_cache(maxsize=10_000)
+def _keys(user: str, account: str, name: str, gpus: int) -> tuple[ClassKey, ...]:
     """The classes that a job belongs to, those with most in common first."""
     keys: list[ClassKey] = [("user name", user, name, gpus), ("name", name, gpus)]
     pattern = _DIGITS.sub("#", name)
@@ -173,7 +175,7 @@ def _keys(user: str, account: str, name: str, gpus: int) -> list[ClassKey]:
         keys.append(("account", account, gpus))
     keys.append(("gpus", gpus))
     keys.append(("all",))
-    return keys
+    return tuple(keys)
 
 
 def _words(key: ClassKey, count: int, longer: bool) -> str:
