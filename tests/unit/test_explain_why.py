@@ -203,8 +203,9 @@ def test_a_job_that_stands_before_it_keeps_its_devices_and_says_why() -> None:
     set_going(world)
     world.passes(1200.0)
     slow = world.submit(expected=6000.0)
-    told = victims(world, slow)[running]
-    assert told[0] is False and told[1].startswith("it keeps its devices: has ") and told[1].endswith("this one 1:40:00")
+    asked, text = victims(world, slow)[running]
+    assert not asked
+    assert text.startswith("it keeps its devices: has ") and text.endswith(" left, this one 1:40:00")
 
 
 def test_the_devices_of_one_that_must_go_may_go_to_others() -> None:
