@@ -87,8 +87,7 @@ def check_request(view: View, request: Request) -> None:
                          f"write --gpus {request.gpus}, or leave --shared away")
     if request.gpu_mem_mib is not None and request.gpu_mem_mib <= 0:
         raise UsageError("--gpu-mem must be more than nothing", "for example --gpu-mem 10G")
-    everything = [slot.device for slot in view.slots.values()]
-    if not everything:
+    if not view.slots:
         raise UsageError(
             f"this machine has no GPU that gpusched knows of, and the job asks for {request.gpus}",
             "run it without one (--gpus 0), or see: gpusched doctor",

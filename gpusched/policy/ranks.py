@@ -40,11 +40,11 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
     if not rules.running_first:
         return (queue, 0)
     if now is None:
-        return (queue, 1, *_line(rules, job, queue), _took_place(rules, job, queue))
+        return (queue, 1, *_line(rules, job, queue), _took_place(rules, job, queue), _stood(view, job))
     since, came = _joined(view, job, view.live[job.id], queue)
     if came and since >= now.boot - _AT_ONCE:
         return (queue, 1, 1, now.boot)  # it comes into the queue at this moment: behind those who wait there
-    return (queue, 0, since, came, *(() if came else _line(rules, job, queue)))
+    return (queue, 0, since, came, _stood(view, job))
 
 
 def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
@@ -56,6 +56,11 @@ def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
     if queue and over < max(rules.tick, _AT_ONCE) - _SLACK / 10:
         return 1, job.requeued_at
     return 0, -job.requeued_at
+
+
+def _stood(view: View, job: Job) -> Rank:
+    """How it stood when it waited last, without how it had stood before that."""
+    return view.stood.get(job.id, ())[:5]
 
 
 def _took_place(rules: PolicyRules, job: Job, queue: int) -> float:

@@ -113,6 +113,7 @@ class View:
         self._suitable: dict[Request, tuple[list[Slot], frozenset[str], Pool]] = {}
         self._kinds: dict[frozenset[str], tuple[frozenset[str], Pool]] = {}  # one object for each set of devices
         self._place_of: dict[int, tuple[Bucket, Rank, float]] = {}
+        self.stood: dict[int, Rank] = {}  # the rank with which a job was waiting last: settles ties of those who run
         self._aging: list[tuple[float, int]] = []  # waiting jobs by when their patience ends; some have gone since
         self._past_patience: set[int] = set()
 
@@ -158,6 +159,8 @@ class View:
                 self._keep(job, job.id)
             else:
                 self._queue(job)
+        if job.state.final:
+            self.stood.pop(job.id, None)
         self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
 
     def drop_job(self, job_id: int) -> None:
@@ -168,6 +171,7 @@ class View:
         self._unqueue(job)
         self._know(job, None)
         del self.jobs[job_id]
+        self.stood.pop(job_id, None)
         self.in_use.drop(job_id)
         if job.array is not None:
             for counter in (self._array_live, self._array_claims):
@@ -380,6 +384,8 @@ class View:
         return pool
 
     def _forget_pools(self) -> None:
+        if not self._kinds:
+            return
         self._suitable.clear()
         self._kinds.clear()
         for slot in self.slots.values():
@@ -464,6 +470,7 @@ class View:
             return
         self._past_patience.discard(job.id)
         bucket, rank, length = place
+        self.stood[job.id] = rank
         self.cpu_waiting -= not bucket.request.gpus
         self.guessed -= _guessed(job)
         waiting = self.buckets[bucket]
