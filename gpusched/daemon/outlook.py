@@ -28,6 +28,7 @@ FEW = 200  # … if no more jobs than this wait: else it shows those of before, 
 BREATH = 0.002  # seconds of work after which others may have the interpreter
 KEPT = 2.0  # seconds that estimates stay good although something has changed, or …
 COSTS = 5.0  # … so many times as long as they took
+RECENT = 10.0  # seconds that estimates of the queue do for `why`, if nothing has changed
 STALE = 60.0  # seconds after which even unchanged ones are made anew: run times go past what was expected
 
 
@@ -69,7 +70,7 @@ class Outlook:
     async def job(self, job_id: int) -> Estimate | None:
         """The estimate of one waiting job. None: there is none to be had now."""
         made = self._made
-        if made is not None and self._fresh():
+        if made is not None and made.version == self._version and time.monotonic() - made.at < RECENT:
             found = made.forecast.estimates.get(job_id)
             if found is not None and (found.latest is not None or made.forecast.complete):
                 return found
