@@ -1,6 +1,7 @@
 """How fast the simulator is: a hundred thousand jobs on ten thousand devices, through the real engine. By hand:
 
-    python tests/bench/bench_simulate.py [--jobs 100000] [--policies fifo,sjf,srtf,las] [--trace FILE] [--reference FILE]
+    python tests/bench/bench_simulate.py [--jobs 100000] [--policies fifo,sjf,srtf,las] [--trace FILE]
+        [--reference FILE]
 
 The jobs are drawn, with a fixed seed, from a real trace (gangs and run times together); they arrive at random at
 such a rate that the devices are nearly all in use. --reference: another simulator to compare with in the same run, a
@@ -27,7 +28,7 @@ from gpusched.simulator.traces import read_trace
 from gpusched.simulator.workload import Fleet, TraceJob, Workload
 from gpusched.simulator.world import simulate
 
-SAMPLE = Path(__file__).parents[1] / "data"
+SAMPLE = Path(__file__).parents[1] / "data" / "philly.csv"
 NODES, PER_NODE, BUSY = 1250, 8, 0.95
 
 
@@ -81,7 +82,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--jobs", type=int, default=100_000)
     options.add_argument("--policies", default="fifo,sjf,srtf,las")
-    options.add_argument("--trace", default=str(sorted(SAMPLE.glob("*.csv*"))[0]) if any(SAMPLE.glob("*.csv*")) else None)
+    options.add_argument("--trace", default=str(SAMPLE))
     options.add_argument("--reference")
     given = options.parse_args()
     context = multiprocessing.get_context("spawn")

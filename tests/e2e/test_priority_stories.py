@@ -58,7 +58,8 @@ def test_the_waiting_jobs_are_shown_in_their_order_with_every_factor(busy: Place
     assert told.code == 0
     assert "is number 2 of 3 that wait for devices, in QoS normal (level 100)" in told.out
     assert "account vision has used 100.0% of everything lately and has 75.0% of the shares" in told.out
-    assert "--nice 700, 1 point for each step" in told.out and "100.0% of partition default; size does not count here" in told.out
+    assert "--nice 700, 1 point for each step" in told.out
+    assert "100.0% of partition default; size does not count here" in told.out
     shown = busy.cli("show", nice).out
     assert "expected     2:00:00" in shown and "nice         700" in shown and "+ nice -700.0" in shown
     job = busy.job(nice)

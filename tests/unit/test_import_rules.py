@@ -60,6 +60,7 @@ IMPURE_MODULES = (
     "socketserver", "ssl", "http", "urllib", "sqlite3", "logging", "importlib", "fcntl", "mmap", "resource",
 )  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__"}
+WRITES_CODE = ("gpusched/model/evolve.py",)  # from the fields of our own classes only, once for each
 CLOCK_CALLS = {"now", "utcnow", "today"}  # of datetime; `now` of ours is a value that is passed in, not called
 
 # A module from outside, and the only places that may import it. None: nowhere at import time of gpusched.
@@ -134,7 +135,8 @@ def violations(path: str, source: str) -> list[str]:
         else:
             found += [f"{where}, {why}" for why in outside_rules(path, part, name, at_import)]
     if part in PURE:
-        found += [f"{path}:{line}: {why}" for line, why in impure_calls(tree)]
+        calls = ((line, why) for line, why in impure_calls(tree) if path not in WRITES_CODE or why != "calls exec()")
+        found += [f"{path}:{line}: {why}" for line, why in calls]
     found += [f"{path}:{line}: {why}" for line, why in simulating_tests(tree)]
     return found
 
