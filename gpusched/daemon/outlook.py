@@ -7,7 +7,9 @@ milliseconds, and a roll ends when its time is over: whoever it has not reached 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,10 @@ log = logging.getLogger(__name__)
 QUEUE_BUDGET = 0.5  # seconds that each of the three rolls for the whole queue may take
 ONE_BUDGET = 1.0  # likewise for a single job
 QUEUE_PATIENCE = 0.15  # seconds that the answer to `queue` may wait for estimates that are not there yet …
-FEW = 200  # … if no more jobs than this wait: else it shows those of before, or none, at once
-BREATH = 0.002  # seconds of work after which others may have the interpreter
+FEW = 50  # … if no more jobs than this wait: else it shows those of before, or none, at once
+AFTERWARDS = 1.0  # seconds, in that case: the long answer is written before the roll begins
+BREATH = 0.002  # seconds of work after which the thread lets go of the interpreter by itself …
+SWITCH = 0.0005  # … and after which it has to, if somebody else wants it
 KEPT = 2.0  # seconds that estimates stay good although something has changed, or …
 COSTS = 5.0  # … so many times as long as they took
 RECENT = 10.0  # seconds that estimates of the queue do for `why`, if nothing has changed
@@ -61,9 +65,10 @@ class Outlook:
         if self._loop.engine.view.closing or self._closing:
             return {}
         if not self._fresh():
+            few = self._few()
             if self._making is None:
-                self._making = asyncio.get_running_loop().create_task(self._make())
-            if self._few():
+                self._making = asyncio.get_running_loop().create_task(self._make(0.0 if few else AFTERWARDS))
+            if few:
                 await asyncio.wait({self._making}, timeout=QUEUE_PATIENCE)
         return self._made.forecast.estimates if self._made is not None else {}
 
@@ -85,6 +90,8 @@ class Outlook:
     def close(self) -> None:
         """End what is under way."""
         self._closing = True
+        if self._making is not None:
+            self._making.cancel()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     # ---- inside ---------------------------------------------------------------------------------------------
@@ -99,9 +106,10 @@ class Outlook:
     def _few(self) -> bool:
         return sum(len(waiting.entries) for waiting in self._loop.engine.view.buckets.values()) <= FEW
 
-    async def _make(self) -> None:
-        version, begin = self._version, time.monotonic()
+    async def _make(self, after: float) -> None:
         try:
+            await asyncio.sleep(after)
+            version, begin = self._version, time.monotonic()
             rolled = await self._roll(lambda picture: forecast(picture, enough=self._within(QUEUE_BUDGET)))
             if rolled is not None:
                 end = time.monotonic()
@@ -115,7 +123,7 @@ class Outlook:
             return None
         picture = take(self._loop.engine, self._loop.clock.now())
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, roll, picture)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _considerately, roll, picture)
         except Exception:  # nothing depends on an estimate
             log.exception("no estimates: the roll into the future failed")
             return None
@@ -138,3 +146,17 @@ class Outlook:
             return enough
 
         return begin
+
+
+def _considerately(roll: Callable[[Picture], Forecast], picture: Picture) -> Forecast:
+    """Roll so that the loop hardly notices: it gets the interpreter as soon as it wants it, and no collector looks
+    through a second engine, whose records hold no cycles."""
+    interval, collects = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(SWITCH)
+    gc.disable()
+    try:
+        return roll(picture)
+    finally:
+        sys.setswitchinterval(interval)
+        if collects:
+            gc.enable()
