@@ -38,7 +38,8 @@ def a_job(key: str = "42", **facts: Any) -> dict[str, Any]:
         "output": f"/tmp/gpusched-{key}.out", "error_output": None, "job_dir": None, "checkpoint_dir": None,
         "saved": None, "watching": False, "progress": None, "eta": None, "dependency": None, "comment": "",
         "estimated_start": None, "cron": None, "next_run_at": None, "stopping": None, "pid": None, "eligible_at": NOW,
-        "gpu_seconds": 0.0, "ran": 0.0, "preemptions": 0, "lost": 0.0, "gpus_max": None, "gpu_counts": [], "resizes": 0, "speeds": [],
+        "gpu_seconds": 0.0, "ran": 0.0, "preemptions": 0, "lost": 0.0, "gpus_max": None, "gpu_counts": [],
+        "resizes": 0, "speeds": [],
         **facts,
     }  # fmt: skip
 
