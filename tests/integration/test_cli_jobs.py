@@ -82,10 +82,12 @@ def test_an_unknown_job_is_exit_code_3(daemon):
 def test_update_sends_only_what_was_given(daemon):
     daemon.last = ["5"]
     gpusched("update", "42", "--time", "0", "-q", "high", "--gpu-mem", "0", "--begin", "now", "-g", "a100:2")
+    gpusched("update", "7", "-g", "2-8")
     gpusched("update", "@", "--no-requeue", "--comment", "", "-d", "", "--gpu-type", "")
     assert daemon.bodies("/v1/jobs/update") == [
         {"jobs": ["42"], "set": {"time_limit": 0.0, "qos": "high", "gpu_mem_mib": 0, "begin": 0.0, "gpus": 2,
-                                 "gpu_type": "*a100*"}},
+                                 "gpus_max": 0, "gpu_counts": [], "gpu_type": "*a100*"}},
+        {"jobs": ["7"], "set": {"gpus": 2, "gpus_max": 8, "gpu_counts": []}},
         {"jobs": ["5"], "set": {"requeue": False, "comment": "", "dependency": "", "gpu_type": ""}},
     ]  # fmt: skip
     assert gpusched("update", "42").code == 2
