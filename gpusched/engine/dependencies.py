@@ -45,10 +45,10 @@ def known(state: State, key: str) -> bool:
 
 
 def by_element(state: State, dependency: Dependency) -> Dependency:
-    """The same with elements of arrays named as such, where their job id has no row of its own by which to find it."""
+    """The same with elements of arrays named as such, where they were named by their job id: that may have no row."""
 
     def named(key: str) -> str:
-        row = state.row(int(key)) if key.isdigit() and int(key) not in state.jobs else None
+        row = state.row(int(key)) if key.isdigit() and int(key) not in state.arrays.known else None
         if row is None or row.array is None:
             return key
         element = spans.with_offset(row.elements, int(key) - row.array.array_id)

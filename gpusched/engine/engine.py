@@ -113,8 +113,11 @@ class Engine:
         """The step just made, with a sentence for everybody who submitted: where it starts, or why it waits."""
         if not any(isinstance(reply, Submitted) for reply in step.replies):
             return step
+        made = {job.id: job for job in step.changes.jobs}  # not the engine's: it may have let go of one that has ended
         replies = [
-            replace(reply, note=self._how_things_stand(reply, now)) if isinstance(reply, Submitted) else reply
+            replace(reply, note=self._how_things_stand(made[reply.job_ids[0]], now))
+            if isinstance(reply, Submitted)
+            else reply
             for reply in step.replies
         ]
         return replace(step, replies=tuple(replies))
@@ -227,8 +230,7 @@ class Engine:
                 deadline = turn.now.boot + attempts.grace(turn, job)
                 attempts.ask_to_stop(turn, job, Stop(StopKind.SHUTDOWN, deadline, by=event.caller.user))
 
-    def _how_things_stand(self, reply: Submitted, now: Instant) -> str:
-        job = self.state.jobs[reply.job_ids[0]]
+    def _how_things_stand(self, job: Job, now: Instant) -> str:
         live = self.view.live.get(job.id)
         if live is not None:
             return f"starting on {describe_devices(self.state, live.devices)}"

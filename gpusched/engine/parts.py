@@ -71,10 +71,10 @@ def parts_of(state: State, text: str) -> tuple[list[Part], str | None]:
     if key.chosen is not None:
         return _elements(state, key, key.chosen)
     rows = resolve(state, text)
-    if len(rows) == 1 and rows[0].id != key.job_id and rows[0].array is not None and rows[0].folded:
+    if len(rows) == 1 and rows[0].array is not None and rows[0].array.array_id != key.job_id:
         element = spans.with_offset(rows[0].elements, key.job_id - rows[0].array.array_id)
         if element is not None:
-            return _cut(rows, [range(element.first, element.first + 1)]), None
+            return _cut(rows, [element.indices]), None
     return [Part(row) for row in rows], None if rows else text
 
 

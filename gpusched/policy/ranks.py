@@ -52,7 +52,7 @@ def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
     at its submission or because it reached the limit at the moment at which it left."""
     if job.requeued_at is None:
         return 1, job.eligible_at or 0.0
-    over = (job.gpu_seconds - lower_limit(rules, queue)) / job.spec.request.gpus
+    over = (job.gpu_seconds - lower_limit(rules, queue)) / max(1, job.spec.request.gpus)
     if queue and over < max(rules.tick, _AT_ONCE) - _SLACK / 10:
         return 1, job.requeued_at
     return 0, -job.requeued_at
