@@ -29,15 +29,21 @@ def test_nothing_after_the_first_word_of_the_command_is_eaten(daemon):
     assert "name" not in daemon.submitted
 
 
-def test_an_elastic_job_is_sent_with_its_least_and_its_most(daemon):
-    assert gpusched("submit", "-g", "h100:2-8", "true").code == 0
-    sent = daemon.submitted
-    assert (sent["gpus"], sent["gpus_max"], sent["gpu_counts"], sent["gpu_type"]) == (2, 8, [], "*h100*")
-    assert gpusched("submit", "--gpus", "1,2,4", "true").code == 0
-    assert (daemon.submitted["gpus"], daemon.submitted["gpus_max"], daemon.submitted["gpu_counts"]) == (1, 4, [1, 2, 4])
-    for text, said in (("8-2", "did you mean 2-8?"), ("0-2", "write --gpus 1-2"), ("2-", "has no end")):
-        refused = gpusched("submit", "-g", text, "true")
-        assert refused.code == 2 and said in refused.err
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("h100:2-8", (2, 8, [], "*h100*")), ("1,2,4", (1, 4, [1, 2, 4], None)), ("2-2", (2, None, None, None))],
+)
+def test_an_elastic_job_is_sent_with_its_least_and_its_most(daemon, text, sent):
+    assert gpusched("submit", "-g", text, "true").code == 0
+    assert tuple(daemon.submitted.get(name) for name in ("gpus", "gpus_max", "gpu_counts", "gpu_type")) == sent
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("8-2", "did you mean 2-8?"), ("0-2", "write --gpus 1-2"), ("2-", "has no end")]
+)
+def test_a_range_that_makes_no_sense_is_refused_with_what_to_write(daemon, text, said):
+    refused = gpusched("submit", "-g", text, "true")
+    assert refused.code == 2 and said in refused.err
 
 
 def test_two_dashes_are_optional_before_the_command(daemon):
