@@ -94,7 +94,8 @@ class Watched(World):
 
     def _may_be_asked(self, job: Job) -> None:
         if job.stop is not None and job.stop.kind is StopKind.RESERVATION:
-            assert not belongs(job, self.engine.view.reservations[job.stop.reservation]), job
+            its = self.engine.view.reservations.get(job.stop.reservation)  # over, if it is asked again after a crash
+            assert its is None or not belongs(job, its), job
 
     def _only_its_own(self, reservation: Reservation) -> None:
         for job_id, attempt in self.engine.view.live.items():
