@@ -228,13 +228,13 @@ def tell_dependents(turn: Turn, jobs: Iterable[Job]) -> None:
             state.told[key] = memo[key]
             look_at |= state.dependents[key]
     for job in jobs:
-        if job.state.final and job.array is not None:
+        if not job.state.live and job.array is not None:
             _tell_likes(turn, job, job.array.array_id)
     _look_at(turn, look_at, memo)
 
 
 def _tell_likes(turn: Turn, job: Job, array_id: int) -> None:
-    """Elements have ended: those that wait for just them are taken out of their row, and looked at."""
+    """Elements have ended, or come back: those that wait for just them are taken out of their row, and looked at."""
     for row_id in sorted(turn.state.likes.get(array_id, ())):
         row = turn.state.jobs[row_id]
         inside, outside = spans.cut(row.elements, ranges((job,)))

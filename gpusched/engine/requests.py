@@ -95,7 +95,7 @@ _NOTHING_MEANT = ("every element of array {} has ended already", "every element 
 def _one(turn: Turn, event: JobRequest, part: Part) -> Answer:
     key = part.job.key
     try:
-        authorise(event.caller, part.row)
+        authorise(event.caller, part.job)
         if isinstance(event, UpdateRequested):
             return Answer(key, _update(turn, part, event))
         return Answer(key, _VERBS[type(event)](turn, part, event.caller))
@@ -306,9 +306,9 @@ def _changed_spec(turn: Turn, job: Job, asked: dict[str, object]) -> JobSpec:
             case "dependency":
                 dependency = parse_dependency(str(value)) if value else None
                 if dependency is not None:
+                    dependency = by_element(turn.state, dependency)
                     check_known(turn.state, dependency, job.key)
                     check_likes(turn.state, dependency, job.elements)
-                    dependency = by_element(turn.state, dependency)
                 spec = replace(spec, dependency=dependency)
             case _:
                 spec = replace(spec, **{name: value})  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ class View:
 
     def put_job(self, job: Job, eligible: bool) -> None:
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
-        old = self.jobs.get(job.id)
+        old, waited = self.jobs.get(job.id), self._place_of.get(job.id)
         self._know(old, job)
         if old is not None:
             self._unqueue(old)
@@ -161,6 +161,8 @@ class View:
                 self._queue(job)
         if job.state.final:
             self.stood.pop(job.id, None)
+        elif waited is not None and job.id not in self._place_of:  # not if it was changed, and waits on
+            self.stood[job.id] = waited[1]
         self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
 
     def drop_job(self, job_id: int) -> None:
@@ -470,7 +472,6 @@ class View:
             return
         self._past_patience.discard(job.id)
         bucket, rank, length = place
-        self.stood[job.id] = rank
         self.cpu_waiting -= not bucket.request.gpus
         self.guessed -= _guessed(job)
         waiting = self.buckets[bucket]

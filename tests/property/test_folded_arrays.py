@@ -37,7 +37,10 @@ from gpusched.model.state import JobState
 
 POLICIES = (PolicyName.FIFO, PolicyName.BACKFILL, PolicyName.FIT_FIRST, PolicyName.LAS, PolicyName.SRTF)
 arrays = st.sampled_from(("0-5", "0-7%2", "1,3,5,8,13", "2-20:3", "0-5%1", "0,1,2,3,9,10,11"))
-afters = st.sampled_from((None, None, None, "singleton", "afterok:{}", "afterany:{}_3", "afternotok:{}", "aftercorr:{}"))
+afters = st.sampled_from(
+    (None, None, None, "singleton", "afterok:{}", "afterany:{}_3", "afternotok:{}", "aftercorr:{}")
+)
+levels = st.sampled_from(("low", "normal", "high"))
 job_keys = st.one_of(
     st.integers(1, 30).map(str),
     st.builds("{}_{}".format, st.integers(1, 14), st.integers(0, 9)),
@@ -45,7 +48,7 @@ job_keys = st.one_of(
 )
 steps = st.one_of(
     st.tuples(st.just("array"), arrays, afters, st.integers(1, 14), st.sampled_from(("normal", "high")), st.booleans()),
-    st.tuples(st.just("job"), afters, st.integers(1, 14), st.sampled_from(("low", "normal", "high")), st.integers(0, 2)),
+    st.tuples(st.just("job"), afters, st.integers(1, 14), levels, st.integers(0, 2)),
     st.tuples(st.just("start"), st.integers(0, 9)),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from((0, 0, 0, 1, 85))),
     st.tuples(st.just("ask"), st.sampled_from((CancelRequested, HoldRequested, ReleaseRequested)), job_keys),
