@@ -123,7 +123,8 @@ def test_any_changes_committed_and_reopened_equal_those_in_memory(batches: list[
             before = durable.load()
             assert durable.trim(cut) == memory.trim(cut)
             assert everything(durable) == everything(memory)
-            assert durable.load() == before  # a trim never takes what the engine needs
+            # A trim never takes what the engine needs; what it has learned from those that are forgotten it need not.
+            assert dataclasses.replace(durable.load(), past=before.past) == before
         finally:
             durable.close()
 
