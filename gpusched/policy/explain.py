@@ -273,9 +273,15 @@ class _Rivals:
         return firsts
 
     def _can_ever(self, head: Job) -> bool:
-        """Nothing is kept for a job that could not be started even if all others left."""
-        request = head.spec.request
-        return not request.gpus or possible(self._view, request, taken(self._view, request))
+        """Nothing is kept for a job that could not be started even if all others left: each policy has its own view of
+        what reservations have to do with that."""
+        view, request, name = self._view, head.spec.request, self._view.rules.policy.name
+        if not request.gpus:
+            return True
+        if name is PolicyName.BACKFILL:
+            return possible(view, request)
+        shut = taken(view, request) if name is PolicyName.FIT_FIRST else closed(view, head, self._now)
+        return possible(view, request, shut)
 
 
 def devices(view: View, job: Job, now: Instant) -> tuple[DeviceVerdict, ...]:
