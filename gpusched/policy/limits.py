@@ -82,8 +82,11 @@ def headroom(view: View, job: Job) -> int | None:
 
 
 def need(view: View, job: Job) -> int:
-    """Parts of devices that a waiting job will take at most: a share is largest on the smallest suitable device."""
+    """Parts of devices that a job holds or is promised; else what it will take at least. A share is largest on the
+    smallest suitable device."""
     request = job.spec.request
+    if held := view.in_use.held(job):
+        return held
     if not request.shared or request.gpu_mem_mib is None:
         return request.gpus * WHOLE
     smallest = min((s.device.total_mib for s in view.suitable(request) if s.device.total_mib > 0), default=0)

@@ -131,7 +131,7 @@ def _joined(view: View, job: Job, attempt: Attempt, queue: int) -> tuple[float, 
 
 def _seconds_to(rules: PolicyRules, queue: int, job: Job, ran: float) -> float:
     """Seconds after the start of its last attempt, which ran so long, at which a job came into this queue."""
-    gpus = job.spec.request.gpus
+    gpus = max(1, job.spec.request.gpus)
     before = job.gpu_seconds - ran * gpus
     return max(0.0, (lower_limit(rules, queue) - before) / gpus)
 

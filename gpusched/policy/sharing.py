@@ -83,13 +83,15 @@ def _count_out(
             line.refuse()
             continue
         size = allotment.need(job.spec.request)
-        if parts is not None and not parts.grant(job, size):
+        over_quota = order[0] > 1  # it has no part of what others want
+        if parts is not None and (over_quota or not parts.grant(job, size)):
             line.refuse()
         elif allotment.grant(job.spec.request):
             granted.add(job.id)
             if standing is None:
                 waiting.append((order, job))
-                view.in_use.assume(job, need(view, job))
+                if view.in_use.active:
+                    view.in_use.assume(job, need(view, job))
         else:
             line.refuse()
     return waiting
