@@ -246,10 +246,10 @@ class Place:
         assert not logs, logs
 
     def _cancel_all(self) -> None:
-        keys = [job["job"] for job in self.client.jobs()]
-        if keys:
-            self.client.cancel(keys)
-        for key in keys:
+        jobs = self.client.jobs()
+        if jobs:
+            self.client.cancel([job["job"] for job in jobs])
+        for key in (job["job"] for job in jobs if (job["array_count"] or 1) == 1):  # the others have ended
             if self.state_of(key) not in FINAL:
                 with suppress(ProcessLookupError, FileNotFoundError, GpuschedError):
                     self.client.update([key], {"comment": "end of the test"})

@@ -56,6 +56,34 @@ def test_waiting_elements_of_an_array_are_one_row_unless_asked_for(daemon):
     assert len(gpusched("queue", "-r", "--noheader").out.splitlines()) == 6
 
 
+def a_row(key: str, indices: str, count: int, **facts):
+    first = indices.partition("-")[0].partition(",")[0]
+    row = {**a_job(f"{key}_{first}"), "job": f"{key}_[{indices}%4]", "array_limit": 4, **facts}
+    return {**row, "array_indices": indices, "array_count": count}
+
+
+def test_elements_that_wait_as_one_row_are_shown_as_slurm_does_and_counted(daemon):
+    fill(daemon, a_running_job("42_0"), a_job("42_3", array_limit=4), a_row("42", "4-99999", 99996))
+    shown = gpusched("queue", "--noheader").out.splitlines()
+    assert [line.split()[0] for line in shown] == ["42_0", "42_[3-99999%4]"]
+    fill(daemon, a_row("42", "1-9:2", 5, position=3))
+    rows = json.loads(gpusched("queue", "-r", "--json").out)["jobs"]
+    assert [(row["job"], row["array_index"], row["position"]) for row in rows] == [
+        ("42_1", 1, 3), ("42_3", 3, 4), ("42_5", 5, 5), ("42_7", 7, 6), ("42_9", 9, 7),
+    ]  # fmt: skip
+
+
+def test_a_long_list_of_elements_is_shortened_in_the_table(daemon):
+    many = ",".join(str(number * number) for number in range(2, 60))
+    fill(daemon, a_row("42", many, 58))
+    assert gpusched("queue", "--noheader").out.split()[0] == "42_[4,9,16,25,36,49,64,81,100,121,144,169,…%4]"
+
+
+def test_the_short_queue_counts_the_jobs_that_it_does_not_show(daemon):
+    fill(daemon, *(a_job(str(number)) for number in range(1, 16)), a_row("42", "0-99", 100))
+    assert "and 100 more" in gpusched().err
+
+
 def test_filters_are_the_daemons_to_apply(daemon, monkeypatch):
     daemon.last = ["7"]
     gpusched("queue", "-u", "alice,bob", "-s", "pending,r", "-j", "3-4,@", "--name", "tr*", "-a")
