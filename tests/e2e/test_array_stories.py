@@ -1,4 +1,4 @@
-"""Large arrays with the real daemon: one row until elements start, shown, asked about, waited for, and after a crash."""
+"""Large arrays with the real daemon: one row until they start; shown, asked about, waited for, after a crash."""
 
 from __future__ import annotations
 
