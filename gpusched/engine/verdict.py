@@ -21,6 +21,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+from gpusched.model.evolve import swift
 from gpusched.model.job import Attempt, Hold, HoldKind, Job
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
@@ -28,6 +29,7 @@ from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
 EXIT_SAVED = 85  # the same number as rundir.EXIT_SAVED; a test holds them equal
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Verdict:
     state: JobState

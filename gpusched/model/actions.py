@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gpusched.model.evolve import swift
 from gpusched.model.job import AttemptKey, Job, Share
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Start this attempt. If it already exists, this is already done."""
@@ -23,6 +25,7 @@ class Asked(StrEnum):
     STOP = "stop"  # save and leave
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Write the job's `request`, and send its signal unless it is watching."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from gpusched.model.actions import Action
 from gpusched.model.errors import GpuschedError
+from gpusched.model.evolve import swift
 from gpusched.model.job import Attempt, Environment, Job
 from gpusched.model.past import Past
 from gpusched.model.reservation import Reservation
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class StoryLine:
     """One line of a job's story. `kind` is a stable word, `text` the sentence people read."""
@@ -41,6 +43,7 @@ class AccountUsage:
     at: float
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Everything of one step that must become durable together. Later rows of the same id replace earlier ones."""
@@ -79,6 +82,7 @@ class Answer:
 Reply = Submitted | tuple[Answer, ...] | GpuschedError | None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Step:
     """The outcome of handling a batch of events. Commit `changes`, answer `replies`, then perform `actions`."""

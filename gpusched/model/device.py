@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gpusched.model.evolve import swift
+
 
 class Health(StrEnum):
     OK = "ok"
@@ -20,6 +22,7 @@ class DeviceProcess:
     used_mib: int | None = None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
     """One reading of one device. Identity and memory matter for scheduling; every other value may be None."""
@@ -50,6 +53,7 @@ class ProbeSample:
     error: str | None = None  # a sentence with what to do
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Occupancy:
     """What the shell found on one device after telling its own attempts' processes from everybody else's."""
@@ -62,6 +66,7 @@ class Occupancy:
     residual_mib: int = 0  # memory in use that no visible process explains
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device as the engine knows it: the last facts that matter for placement."""

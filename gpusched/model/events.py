@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpusched.model.device import Occupancy
+from gpusched.model.evolve import swift
 from gpusched.model.job import AttemptKey, Caller, Environment, Job, JobSpec
 from gpusched.model.reservation import Repeat
 from gpusched.model.state import Outcome, Saved
@@ -16,6 +17,7 @@ from gpusched.model.state import Outcome, Saved
 # ---- requests by people ---------------------------------------------------------------------------------------
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class JobSubmitted:
     """Reply: Submitted."""
@@ -173,6 +175,7 @@ class ScriptChanged:
     sha256: str | None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class AttemptExited:
     """The attempt's processes are gone and its end is known (or known to be unknown: LOST).

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gpusched.model import spans
 from gpusched.model.dependency import Dependency
+from gpusched.model.evolve import swift
 from gpusched.model.gpu_count import counts_text
 from gpusched.model.spans import Span, Spans
 from gpusched.model.state import JobState, Outcome, Saved, Stop
@@ -103,6 +104,7 @@ class Source:
     git_dirty: bool = False
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """What the user asked for; changes only through `update`."""
@@ -172,6 +174,7 @@ class Hold:
     reason: str = ""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Job:
     """The state of one job. Changed only by the engine, with dataclasses.replace."""
@@ -264,6 +267,7 @@ class Share:
     mem_mib: int | None = None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One execution. It holds its devices until `released`: exit confirmed and the devices seen free."""

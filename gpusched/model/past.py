@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpusched.model.evolve import swift
 from gpusched.model.job import Job
 from gpusched.model.state import JobState
 
@@ -13,6 +14,7 @@ FALSE_STARTERS = frozenset({JobState.FAILED, JobState.CANCELLED})
 LEARNED = FALSE_STARTERS | {JobState.COMPLETED, JobState.TIMEOUT}
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Past:
     """One ended job. ran: seconds of running in all, without what its preemptions cost it."""

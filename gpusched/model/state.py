@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from gpusched.model.evolve import swift
+
 
 class JobState(StrEnum):
     PENDING = "PENDING"
@@ -18,25 +20,23 @@ class JobState(StrEnum):
     PREEMPTED = "PREEMPTED"
     LOST = "LOST"
 
+    final: bool  # the job is over; only a person can bring it back
+    live: bool  # an attempt of the job may have processes
+
+    __hash__ = str.__hash__  # as good as that of Enum, and asked for all the time
+
     @property
     def code(self) -> str:
         """The short code of Slurm's squeue (LO is ours)."""
         return _CODES[self]
-
-    @property
-    def final(self) -> bool:
-        return self in FINAL
-
-    @property
-    def live(self) -> bool:
-        """An attempt of the job may have processes."""
-        return self in LIVE
 
 
 LIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.STOPPING})
 FINAL = frozenset(
     {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT, JobState.PREEMPTED, JobState.LOST}
 )
+for _state in JobState:
+    _state.final, _state.live = _state in FINAL, _state in LIVE
 _CODES = {
     JobState.PENDING: "PD",
     JobState.STARTING: "CF",
@@ -91,6 +91,7 @@ class StopKind(StrEnum):
         return self not in (StopKind.CANCEL, StopKind.TIME_LIMIT)
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Stop:
     """A stop in progress: its cause and the end of its grace period (boot clock)."""
@@ -157,6 +158,7 @@ class Saved:
     at: float | None = None  # wall clock
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Outcome:
     kind: OutcomeKind
