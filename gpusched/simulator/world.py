@@ -21,7 +21,7 @@ from gpusched.model.device import DeviceReading, Occupancy
 from gpusched.model.errors import GpuschedError, Refused
 from gpusched.model.events import AttemptExited, AttemptStarted, DevicesSampled, Event, JobSubmitted, Woke
 from gpusched.model.job import AttemptKey, Caller, JobSpec, Request
-from gpusched.model.policy import PreemptCost
+from gpusched.model.policy import PolicyName, PreemptCost
 from gpusched.model.rules import Rules
 from gpusched.model.state import Outcome as Ending
 from gpusched.model.state import OutcomeKind, Saved
@@ -222,13 +222,15 @@ def simulate(
 ) -> Outcome:
     """Run a workload through the engine in virtual time.
 
-    durations: "given" (every job declares its true run time in advance) or "unknown" (nobody does).
+    durations: "given" (every job declares its true run time in advance) or "unknown" (nobody does). Under `predicted`
+    nobody does in any case: it would be no prediction.
     cost: what being moved really costs a job, added to its work; the rules hold what the policy assumes.
     progress: called now and then with the number of jobs that have ended, and of all.
     Raises Refused for a job that the fleet can never run.
     """
     with _quiet_collector():
-        return World(workload, fleet, rules, durations == "given", cost, progress, timeline).run()
+        told = durations == "given" and rules.policy.name is not PolicyName.PREDICTED
+        return World(workload, fleet, rules, told, cost, progress, timeline).run()
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def test_predictions_keep_most_of_what_knowing_all_run_times_brings(rules: Calla
 
 
 def test_it_makes_no_difference_whether_run_times_are_told() -> None:
-    rules = daemon_rules(PolicyName.PREDICTED, cost=COST, calm=False)
+    rules = daemon_rules(PolicyName.PREDICTED, cost=COST)
     assert run(FIRST, rules).fates == run(FIRST, rules, "given").fates
 
 
