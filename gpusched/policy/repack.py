@@ -24,8 +24,11 @@ Place = list[tuple[int, int]]  # (group, devices in it)
 
 
 def possible(view: View) -> bool:
-    """Groups matter, and all jobs want whole devices of one kind: only then is there anything to gain by moving."""
-    if view.rules.policy.placement is not Placement.PACK:
+    """Groups matter, and all jobs want whole devices of one kind: only then is there anything to gain by moving.
+
+    Not while there are reservations: then not every device is everybody's.
+    """
+    if view.rules.policy.placement is not Placement.PACK or view.reservations:
         return False
     requests = {bucket.request for bucket in view.buckets if bucket.request.gpus}
     requests |= {view.jobs[job_id].spec.request for job_id in view.live} | {

@@ -12,9 +12,11 @@ from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
 from gpusched.policy.limits import limited, need
+from gpusched.policy.fit import possible
 from gpusched.policy.parts import Parts
 from gpusched.policy.queue import Order, key
 from gpusched.policy.view import Bucket, Rank, View
+from gpusched.policy.reserve import closed
 
 _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
     PolicyName.SRTF: ranks.time_left,
@@ -59,9 +61,9 @@ def share_out(view: View, now: Instant) -> Shares:
     if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
         parts = Parts(view, now, {standing.job.id for standing in running})
         if parts.several:
-            waiting += _count_out(view, allotment, running, granted, parts)
+            waiting += _count_out(view, now, allotment, running, granted, parts, arrays)
     entitled = frozenset(job.id for _, job in waiting)
-    waiting += _count_out(view, allotment, running, granted, None)
+    waiting += _count_out(view, now, allotment, running, granted, None, arrays)
     for _, job in waiting:
         view.in_use.put(job, None, promised=False)
     waiting.sort(key=lambda found: found[0])
@@ -69,8 +71,9 @@ def share_out(view: View, now: Instant) -> Shares:
 
 
 def _count_out(
-    view: View, allotment: Allotment, running: list[Standing], granted: set[int], parts: Parts | None
-) -> list[tuple[Order, Job]]:
+    view: View, now: Instant, allotment: Allotment, running: list[Standing], granted: set[int], parts: Parts | None,
+    arrays: Counter[int],
+) -> list[tuple[Order, Job]]:  # fmt: skip
     """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
     parts: only up to what is each account's part. Limits and quotas count what is granted as used.
@@ -84,6 +87,8 @@ def _count_out(
             continue
         size = allotment.need(job.spec.request)
         over_quota = order[0] > 1  # it has no part of what others want
+        if standing is None and view.reservations and not possible(view, job.spec.request, closed(view, job, now)):
+            continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
         if parts is not None and (over_quota or not parts.grant(job, size)):
             line.refuse()
         elif allotment.grant(job.spec.request):

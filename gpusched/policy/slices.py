@@ -141,6 +141,8 @@ def _without_devices(view: View) -> Iterator[Decision]:
 
 def _everybody_fits(view: View) -> bool:
     """More devices are open than all waiting jobs together ask for: nobody has to leave for anybody."""
+    if view.reservations:
+        return False  # open is not the same for everybody
     wanted = 0
     for bucket, waiting in view.buckets.items():
         wanted += bucket.request.gpus * len(waiting.entries)
@@ -172,14 +174,14 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
             continue
         plan = plan_among(view, job, (), now, closed(view, job, now))
         if plan is not None:
-            yield _start_or_wait(view, job, plan)
+            yield _start_or_wait(view, job, plan, closed(view, job, now))
 
 
-def _start_or_wait(view: View, job: Job, plan: Plan) -> Decision:
-    """Start on the devices of a plan if they are free, else have them promised."""
+def _start_or_wait(view: View, job: Job, plan: Plan, shut: frozenset[str]) -> Decision:
+    """Start on the devices of a plan if they are free, else have them promised. `shut`: those it may not have."""
     taken = any(not view.slots[uuid].open for uuid in plan.devices)
     if taken or job.spec.request.shared:
-        shares = fit(view, job) if job.spec.request.shared else None
+        shares = fit(view, job, shut) if job.spec.request.shared else None
         return Start(job.id, shares) if shares is not None else Preempt(job.id, plan)
     return Start(job.id, tuple([Share(uuid) for uuid in plan.devices]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import World
+from builders import GIB, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import PROFILE
@@ -14,7 +14,7 @@ from reserving import HOUR, reserve, unreserve
 from gpusched.model.actions import Ask, Asked, Kill, Launch
 from gpusched.model.errors import GpuschedError
 from gpusched.model.job import Job
-from gpusched.model.policy import PolicyName, PolicyRules
+from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.reservation import Repeat, Reservation
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, StopKind
@@ -29,6 +29,9 @@ jobs = st.fixed_dictionaries(
         "requeue": st.booleans(), "max_requeues": st.integers(0, 1),
     },
 )  # fmt: skip
+sharing_jobs = st.builds(
+    lambda job, gib: {**job, "gpus": 1, "shared": True, "gpu_mem_mib": gib * GIB}, jobs, st.integers(4, 20)
+)
 own_jobs = st.builds(
     lambda job, name, gpus: {**job, "by": "ann", "reservation": name, "gpus": gpus},
     jobs, st.sampled_from(NAMES), st.integers(0, 2),
@@ -48,6 +51,7 @@ reserving = st.tuples(st.just("reserve"), st.builds(lambda a, b: {**a, **b}, res
 steps = st.one_of(
     st.tuples(st.just("submit"), jobs),
     st.tuples(st.just("submit"), own_jobs),
+    st.tuples(st.just("submit"), sharing_jobs),
     reserving,
     st.tuples(st.just("unreserve"), st.sampled_from(NAMES)),
     st.tuples(st.just("pass"), hours),
@@ -86,7 +90,7 @@ class Watched(World):
         left = reservation.start - self.now.wall
         assert left > 0, f"{job.key} starts on a device of {reservation.name}, which is active"
         spec, limit = job.spec, job.spec.time_limit
-        told = spec.expected if spec.expected is not None else limit
+        told = min((seconds for seconds in (spec.expected, limit) if seconds is not None), default=None)
         if not spec.requeue or (spec.max_requeues is not None and job.restarts >= spec.max_requeues):
             assert limit is not None and limit <= left, f"{job.key} would be ended by {reservation.name}"
         elif told is not None and reservation.repeat is None and job.ran == 0.0:
@@ -139,11 +143,18 @@ def take(world: World, step: tuple[str, Any]) -> None:
             world.exits(killed.job_id, signal=9, attempt=killed.number)
 
 
-@pytest.mark.parametrize("policy", PolicyName)
+RULES = [
+    *(PolicyRules(name, min_run=300.0) for name in PolicyName),
+    PolicyRules(PolicyName.LAS, calm=False),
+    PolicyRules(PolicyName.SRTF, calm=False, migrate=True, placement=Placement.PACK),
+]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=[f"{r.name}{'' if r.calm else '-by-count'}" for r in RULES])
 @given(story=stories)
 @settings(PROFILE, max_examples=50)
-def test_reservations_hold_and_everything_ends(policy: PolicyName, story: list[tuple[str, Any]]) -> None:
-    world = Watched(DEVICES, rules=Rules(policy=PolicyRules(name=policy, min_run=300.0), cpu_jobs=2))
+def test_reservations_hold_and_everything_ends(rules: PolicyRules, story: list[tuple[str, Any]]) -> None:
+    world = Watched(DEVICES, rules=Rules(policy=rules, cpu_jobs=2))
     for step in story:
         take(world, step)
     for _ in range(300):  # no more arrivals
