@@ -61,9 +61,9 @@ def share_out(view: View, now: Instant) -> Shares:
     if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
         parts = Parts(view, now, {standing.job.id for standing in running})
         if parts.several:
-            waiting += _count_out(view, now, allotment, running, granted, parts, arrays)
+            waiting += _count_out(view, now, allotment, running, granted, parts)
     entitled = frozenset(job.id for _, job in waiting)
-    waiting += _count_out(view, now, allotment, running, granted, None, arrays)
+    waiting += _count_out(view, now, allotment, running, granted, None)
     for _, job in waiting:
         view.in_use.put(job, None, promised=False)
     waiting.sort(key=lambda found: found[0])
@@ -72,7 +72,6 @@ def share_out(view: View, now: Instant) -> Shares:
 
 def _count_out(
     view: View, now: Instant, allotment: Allotment, running: list[Standing], granted: set[int], parts: Parts | None,
-    arrays: Counter[int],
 ) -> list[tuple[Order, Job]]:  # fmt: skip
     """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
