@@ -42,6 +42,10 @@ class Future:
         self.left = dict(lasts)
         self.starts: dict[int, float] = {}  # wall clock
         self.since: dict[int, float] = {}
+        self.ran = set(world.running())
+        for job in world.engine.state.jobs.values():
+            if job.ran and job.id in self.left:
+                self.left[job.id] += job.lost - job.ran
         for job_id, attempt in world.engine.view.live.items():
             if attempt.started is not None:
                 self.left[job_id] -= world.now.boot - attempt.started
@@ -50,9 +54,8 @@ class Future:
     def play(self) -> dict[int, float]:
         """Until nothing runs any more; when each job that was not running has started for the first time."""
         world = self.world
-        running = set(self.since)
         for _ in range(10_000):
-            self._at_once(running)
+            self.at_once()
             live = set(world.running())
             if not live:
                 waiting = [j for j in world.engine.state.jobs.values() if j.state is JobState.PENDING]
@@ -70,7 +73,7 @@ class Future:
                 world.passes(max(0.0, wake))
         raise AssertionError("it goes on and on")
 
-    def _at_once(self, running: set[int]) -> None:
+    def at_once(self) -> None:
         """Launches become processes, and whoever is asked to leave saves and leaves, until nothing more follows."""
         world = self.world
         while True:
@@ -79,7 +82,7 @@ class Future:
             ]
             world.take(object)  # the rest of the actions is of no interest here
             for job_id in fresh:
-                if job_id not in running:
+                if job_id not in self.ran:
                     self.starts.setdefault(job_id, world.now.wall)
                 self.since[job_id] = world.now.boot
                 world.started(job_id)

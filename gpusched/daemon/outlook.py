@@ -70,7 +70,8 @@ class Outlook:
                 self._making = asyncio.get_running_loop().create_task(self._make(0.0 if few else AFTERWARDS))
             if few:
                 await asyncio.wait({self._making}, timeout=QUEUE_PATIENCE)
-        return self._made.forecast.estimates if self._made is not None else {}
+        made = self._made
+        return made.forecast.estimates if made is not None and time.monotonic() - made.at < 2 * STALE else {}
 
     async def job(self, job_id: int) -> Estimate | None:
         """The estimate of one waiting job. None: there is none to be had now."""

@@ -29,12 +29,14 @@ class Picture:
     devices: tuple[Device, ...]
     overdue: frozenset[AttemptKey]
     closing: bool
+    look_at: float | None  # boot clock: when the policy wants to decide again
     durations: Durations
 
 
 def take(engine: Engine, now: Instant) -> Picture:
     """The engine as it is, for `revive`."""
     state, view = engine.state, engine.view
+    view.durations.take_in()  # here, not where it is read
     snapshot = Snapshot(
         jobs=tuple(view.jobs.values()),
         attempts=(*view.live.values(), *view.leaving.values()),
@@ -44,12 +46,13 @@ def take(engine: Engine, now: Instant) -> Picture:
     )
     devices = tuple([slot.device for slot in view.slots.values()])
     return Picture(
-        now, state.rules, state.boot_id, snapshot, devices, frozenset(view.overdue), view.closing, view.durations
+        now, state.rules, state.boot_id, snapshot, devices, frozenset(view.overdue), view.closing, state.look_at,
+        view.durations,
     )
 
 
 def revive(picture: Picture) -> Engine:
-    """An engine in the same state, which decides anew in its first step. It learns nothing of what it lives through."""
+    """An engine in the same state. It learns nothing of what it lives through."""
     engine = Engine(picture.rules, picture.boot_id)
     engine.view.durations = Remembered(picture.durations)
     for device in picture.devices:
@@ -57,7 +60,7 @@ def revive(picture: Picture) -> Engine:
     engine.restore(picture.snapshot, picture.now)
     engine.view.overdue |= picture.overdue
     engine.view.closing = picture.closing
-    engine.state.look_at = picture.now.boot
+    engine.state.look_at = picture.look_at
     return engine
 
 
@@ -66,7 +69,7 @@ class Remembered(Durations):
 
     def __init__(self, durations: Durations) -> None:
         super().__init__()
-        self.version = durations.version
+        self._version = durations._version
         self._classes = durations._classes
 
     def learn(self, past: Past) -> None:

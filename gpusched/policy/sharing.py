@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
@@ -11,12 +12,12 @@ from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
-from gpusched.policy.limits import limited, need
 from gpusched.policy.fit import possible
+from gpusched.policy.limits import limited, need
 from gpusched.policy.parts import Parts
 from gpusched.policy.queue import Order, key
-from gpusched.policy.view import Bucket, Rank, View
 from gpusched.policy.reserve import closed
+from gpusched.policy.view import Bucket, Rank, View
 
 _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
     PolicyName.SRTF: ranks.time_left,
@@ -58,12 +59,13 @@ def share_out(view: View, now: Instant) -> Shares:
         allotment.force(view.jobs[job_id].spec.request)
     granted: set[int] = set()
     waiting: list[tuple[Order, Job]] = []
+    arrays: Counter[int] = Counter()  # elements that are granted devices, by array
     if view.rules.policy.between_accounts and view.rules.policy.name is PolicyName.LAS:
         parts = Parts(view, now, {standing.job.id for standing in running})
         if parts.several:
-            waiting += _count_out(view, now, allotment, running, granted, parts)
+            waiting += _count_out(view, now, allotment, running, granted, parts, arrays)
     entitled = frozenset(job.id for _, job in waiting)
-    waiting += _count_out(view, now, allotment, running, granted, None)
+    waiting += _count_out(view, now, allotment, running, granted, None, arrays)
     for _, job in waiting:
         view.in_use.put(job, None, promised=False)
     waiting.sort(key=lambda found: found[0])
@@ -72,6 +74,7 @@ def share_out(view: View, now: Instant) -> Shares:
 
 def _count_out(
     view: View, now: Instant, allotment: Allotment, running: list[Standing], granted: set[int], parts: Parts | None,
+    arrays: Counter[int],
 ) -> list[tuple[Order, Job]]:  # fmt: skip
     """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
@@ -81,24 +84,29 @@ def _count_out(
     line = InOrder(view, running, granted)
     while not allotment.spent and (found := line.next()) is not None:
         job, standing, order = found
-        if standing is None and (view.array_full(job) or limited(view, job) is not None):
+        if standing is None and (view.array_full(job, arrays[_array(job)]) or limited(view, job) is not None):
             line.refuse()
             continue
-        size = allotment.need(job.spec.request)
-        over_quota = order[0] > 1  # it has no part of what others want
         if standing is None and view.reservations and not possible(view, job.spec.request, closed(view, job, now)):
             continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
+        size = allotment.need(job.spec.request)
+        over_quota = order[0] > 1  # it has no part of what others want
         if parts is not None and (over_quota or not parts.grant(job, size)):
             line.refuse()
         elif allotment.grant(job.spec.request):
             granted.add(job.id)
             if standing is None:
                 waiting.append((order, job))
+                arrays[_array(job)] += 1
                 if view.in_use.active:
                     view.in_use.assume(job, need(view, job))
         else:
             line.refuse()
     return waiting
+
+
+def _array(job: Job) -> int:
+    return job.array.array_id if job.array is not None else 0
 
 
 class InOrder:

@@ -281,13 +281,16 @@ class View:
         for job_id in self.claimants:
             yield self.jobs[job_id]
 
-    def array_full(self, job: Job) -> bool:
-        """As many other elements of the job's array run, or have devices promised, as its %limit allows."""
+    def array_full(self, job: Job, also: int = 0) -> bool:
+        """As many other elements of the job's array run, or have devices promised, as its %limit allows.
+
+        also: so many more of them that are about to.
+        """
         array = job.array
         if array is None or not array.limit:
             return False
         others = self._array_live[array.array_id] + self._array_claims[array.array_id]
-        return others - (job.id in self.claimants) >= array.limit
+        return others + also - (job.id in self.claimants) >= array.limit
 
     def departing(self, job: Job) -> list[Attempt]:
         """Attempts that will leave their devices to `job` by themselves: asked to stop, or ended and about to be seen

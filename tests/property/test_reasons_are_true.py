@@ -95,6 +95,7 @@ class WhatIf:
 def test_a_second_engine_decides_nothing_that_the_first_has_not(policy: PolicyName, situation: list[Any]) -> None:
     world = a_world(policy, situation)
     other = WhatIf(world).engine
+    other.state.look_at = world.now.boot  # have it decide again, though nothing has happened
     other.handle([Woke()], world.now)
     assert other.view.live.keys() == world.engine.view.live.keys()
     assert other.view.stopping == world.engine.view.stopping
