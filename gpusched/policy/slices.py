@@ -23,7 +23,7 @@ from gpusched.policy.expected import remaining, running_for
 from gpusched.policy.fit import fit
 from gpusched.policy.limits import limited
 from gpusched.policy.preempt import Plan, may_leave, plan_among
-from gpusched.policy.queue import Queue, anything_to_give
+from gpusched.policy.queue import Failed, Queue, anything_to_give
 from gpusched.policy.reserve import closed
 from gpusched.policy.rights import may_reclaim, over_quota
 from gpusched.policy.sharing import Shares, share_out
@@ -200,6 +200,24 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
         plan = plan_among(view, job, willing(view, job, shares), now, shut)
         if plan is not None and worth_it(view, now, job, plan):
             yield Preempt(job.id, plan)
+    yield from _leftovers(view, now)
+
+
+def _leftovers(view: View, now: Instant) -> Iterator[Decision]:
+    """What those who were granted devices could not use, because they need others or more at once, goes to whoever
+    fits: he stands behind them and can be asked to leave."""
+    queue, failed = Queue(view), Failed(view)
+    while (view.open_devices or view.partly_open) and (head := queue.pop()) is not None:
+        bucket, job = head
+        if not bucket.request.gpus or failed.covers(bucket) or view.array_full(job) or limited(view, job) is not None:
+            continue
+        shut = closed(view, job, now)
+        found = fit(view, job, shut)
+        if found is not None:
+            yield Start(job.id, found)
+            queue.push_next(bucket)
+        elif not shut:
+            failed.add(bucket)
 
 
 def willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
