@@ -55,6 +55,7 @@ class Reservation:
     by: str = ""  # the administrator
     made_at: float = 0.0  # wall clock
     begun: bool = False  # the armed window has begun; it stays so even if the clock is set back
+    first: float | None = None  # wall clock: the start of its first window, if this is a later one
     ended_at: float | None = None  # wall clock: over, or taken back; kept for the history only
 
     def allows(self, user: str, account: str) -> bool:
@@ -69,11 +70,13 @@ class Reservation:
         yield Window(self.start, self.end)
         if self.repeat is None:
             return
-        zone = zone_of(self.zone)
-        first = datetime.fromtimestamp(self.start, zone)
-        for count in range(1, 1_000_000):
+        # From the very first one on: a window that a change of the clocks has moved moves no later ones.
+        first = datetime.fromtimestamp(self.start if self.first is None else self.first, zone_of(self.zone))
+        passed = int((self.start - first.timestamp()) / (self.repeat.days * DAY))
+        for count in range(max(0, passed - 1), 1_000_000):
             start = (first + timedelta(days=count * self.repeat.days)).timestamp()
-            yield Window(start, start + self.duration)
+            if start > self.start:
+                yield Window(start, start + self.duration)
 
     def rearmed(self, wall: float) -> Reservation | None:
         """This reservation with its first window that is not over at `wall`; None: there is none."""
@@ -81,7 +84,8 @@ class Reservation:
             if window.end > wall:
                 if window.start == self.start:
                     return self
-                return evolve(self, start=window.start, end=window.end, begun=False)
+                first = self.start if self.first is None else self.first
+                return evolve(self, start=window.start, end=window.end, begun=False, first=first)
         return None
 
     def for_whom(self) -> str:
