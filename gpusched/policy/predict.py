@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
 
-from gpusched.model.past import Past
+from gpusched.model.past import REMEMBERED, Past
 
 KEPT = 200  # run times of a class that it remembers: more neither helped nor hurt on fifteen traces
 CLASSES = 5000  # past that, the ones that have not grown for longest are forgotten
@@ -123,26 +123,41 @@ class RunTimes:
 class Durations:
     """What the jobs that have ended say about the others.
 
+    What it is told it takes in when somebody asks: most policies never do. Of all that has been told since somebody
+    asked last the latest REMEMBERED count, as after a restart.
+
     version: changes when ranks may have changed; waiting jobs that were ranked before can be ranked anew then.
     """
 
     def __init__(self) -> None:
-        self.version = 0
+        self._version = 0
         self._classes: dict[ClassKey, RunTimes] = {}
+        self._told: deque[Past] = deque(maxlen=REMEMBERED)
+
+    @property
+    def version(self) -> int:
+        self.take_in()
+        return self._version
 
     def learn(self, past: Past) -> None:
-        """Take in a job that has ended: some twenty microseconds, whatever is known already."""
-        moved = False
-        for key in _keys(past.user, past.account, past.name, past.gpus):
-            known = self._classes.pop(key, None) or RunTimes()
-            moved |= known.learn(past.ran)
-            self._classes[key] = known
-        while len(self._classes) > CLASSES:
-            del self._classes[next(iter(self._classes))]
-        self.version += moved
+        """A job has ended."""
+        self._told.append(past)
+
+    def take_in(self) -> None:
+        """Learn from what has been told: some twenty microseconds for each job, whatever is known already."""
+        while self._told:
+            past, moved = self._told.popleft(), False
+            for key in _keys(past.user, past.account, past.name, past.gpus):
+                known = self._classes.pop(key, None) or RunTimes()
+                moved |= known.learn(past.ran)
+                self._classes[key] = known
+            while len(self._classes) > CLASSES:
+                del self._classes[next(iter(self._classes))]
+            self._version += moved
 
     def predict(self, user: str, account: str, name: str, gpus: int, ran_already: float) -> Prediction | None:
         """How long a job goes on that has run so many seconds; None when there is too little to go by."""
+        self.take_in()
         for key in _keys(user, account, name, gpus):
             known = self._classes.get(key)
             longer = known.longer_than(ran_already) if known is not None else ()
@@ -155,6 +170,7 @@ class Durations:
     def index(self, user: str, account: str, name: str, gpus: int, ran: float) -> float:
         """Seconds to order by, smaller first, for a job that has run so long: see RunTimes. It answers from a single
         similar job, and without any as for the heaviest tails: that it needs as long again as it has run."""
+        self.take_in()
         for key in _keys(user, account, name, gpus):
             known = self._classes.get(key)
             seconds = known.index(ran) if known is not None else None
