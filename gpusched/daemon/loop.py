@@ -229,6 +229,7 @@ class Loop:
         snapshot = await asyncio.get_running_loop().run_in_executor(self._writer, self.store.load)
         engine = self._fresh_engine()
         engine.restore(snapshot, self.clock.now())
+        engine.view.durations.take_in()  # now, while nobody waits for an answer yet
         self.engine = engine
         for event in await self._observe(engine):
             self.post(event)

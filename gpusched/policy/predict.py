@@ -60,9 +60,9 @@ class RunTimes:
     learned: int = 0
     # ---- the index, as it was when `indexed` run times had been learned
     indexed: int = 0
-    times: list[float] = field(default_factory=list)  # ascending
-    spent: list[float] = field(default_factory=list)  # seconds that all had run together when each was times[i] old
-    best: list[int] = field(default_factory=list)  # the age at which one that is times[i] old should end, or -1
+    # Run times, ascending; seconds that all had run together when each was so old; the age at which one that is so old
+    # should end, or -1. One value, so that a reader in another thread sees one state of it.
+    curve: tuple[Sequence[float], Sequence[float], Sequence[int]] = ((), (), ())
 
     def learn(self, ran: float) -> bool:
         """One more run time. Returns whether the index has followed."""
@@ -83,7 +83,7 @@ class RunTimes:
 
     def index(self, ran: float) -> float | None:
         """The index, in seconds, of a job that has run so long; None if no known one has run longer."""
-        times, spent, best = self.times, self.spent, self.best
+        times, spent, best = self.curve
         place = bisect_right(times, ran)
         if place == len(times):
             return None
@@ -102,10 +102,9 @@ class RunTimes:
         """The points (i, spent[i]) from the right, and of each the next corner of the lower convex hull of those
         behind it: the smallest slope from a point is the index at its age."""
         self.indexed = self.learned
-        times = self.times = list(self.ordered)
+        times = list(self.ordered)
         count = len(times)
-        spent = self.spent = [0.0] * count
-        best = self.best = [-1] * count
+        spent, best = [0.0] * count, [-1] * count
         total = last = 0.0
         for place, time in enumerate(times):
             total += (time - last) * (count - place + 1)
@@ -118,6 +117,7 @@ class RunTimes:
             ) * (following - place):
                 at = following
             best[place] = at
+        self.curve = times, spent, best
 
 
 class Durations:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from builders import World
 from futures import Future, estimate, in_seconds, set_going, the_forecast
+from reserving import reserve
 
 from gpusched.engine.picture import Remembered, take
 from gpusched.model.errors import GpuschedError
@@ -156,22 +157,33 @@ def test_a_roll_ends_when_the_caller_has_had_enough() -> None:
     )
 
 
-@pytest.mark.parametrize("policy", list(PolicyName))
-@pytest.mark.parametrize("seed", range(4))
-def test_the_expected_start_is_the_real_one_where_run_times_are_exact(policy: PolicyName, seed: int) -> None:
+def a_busy_world(policy: PolicyName, seed: int) -> tuple[World, dict[int, float]]:
+    """Jobs of all kinds, and how long each runs: what its owner said, to the tenth of a second."""
     dice = random.Random(f"{policy} {seed}")
-    world = World(4, rules=rules(policy, cost=FREE))
+    world = World(4, rules=rules(policy, cost=FREE, tick=61.3))  # no multiple of anything: nothing happens by a hair
     world.engine.view.durations = Remembered(Durations())  # what it learns meanwhile would change the order
+    reserve(world, devices="0,1", start_in=5000.0, users="bob")
     lasts: dict[int, float] = {}
-    for _ in range(25):
+    for number in range(25):
         seconds = dice.choice((33.7, 211.3, 1009.1, 7207.9))
-        gpus = dice.choice((1, 1, 2, 4))
-        who = dice.choice(("ann", "bob"))
-        known = "time_limit" if dice.random() < 0.5 else "expected"
-        qos = dice.choice(("low", "normal", "normal", "high"))
-        job = world.submit(by=who, gpus=gpus, qos=qos, **{known: seconds + 0.0})
-        lasts[job] = seconds
-        Future(world, {**lasts})._at_once(set())
+        kind: dict[str, object] = {"gpus": dice.choice((1, 1, 2, 4)), "qos": dice.choice(("low", "normal", "high"))}
+        kind |= dice.choice(({}, {}, {}, {"array": "0-2%1"}, {"begin": world.now.wall + 777.7}, {"gpus": 0}))
+        if number and dice.random() < 0.2:
+            kind["after"] = f"afterany:{dice.randrange(1, number + 1)}"
+        kind["time_limit" if dice.random() < 0.5 else "expected"] = seconds
+        done = world.submitted(by=dice.choice(("ann", "bob")), **kind)
+        lasts |= dict.fromkeys(done.job_ids, seconds)
+        Future(world, lasts).at_once()
+        if dice.random() < 0.5:
+            world.passes(0.1 * dice.randrange(30))
+            Future(world, lasts).at_once()
+    return world, lasts
+
+
+@pytest.mark.parametrize("policy", list(PolicyName))
+@pytest.mark.parametrize("seed", range(6))
+def test_the_expected_start_is_the_real_one_where_run_times_are_exact(policy: PolicyName, seed: int) -> None:
+    world, lasts = a_busy_world(policy, seed)
     found = the_forecast(world)
     waiting = set(found.estimates)
     assert waiting and found.complete
