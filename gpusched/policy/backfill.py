@@ -19,10 +19,11 @@ from gpusched.policy.elastic import offers, settling
 from gpusched.policy.expected import remaining, time_left
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
+from gpusched.policy.passing import less_shut
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
-from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key, less_shut
-from gpusched.policy.reserve import closed, competes_for, openings, vacated
+from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key
+from gpusched.policy.reserve import closed, competes_for, openings, taken, vacated
 from gpusched.policy.view import Bucket, Lifted, View
 
 
@@ -108,7 +109,7 @@ def _beside(view: View, now: Instant, kept: list[Kept], behind: list[Bucket], sh
             if not anything_to_give(view):
                 return
             push(bucket, place)
-        elif not (shut := closed(view, job, now)) and fit(view, job, shut) is None:
+        elif fit(view, job, taken(view, bucket.request)) is None:
             failed.add(bucket)
 
 

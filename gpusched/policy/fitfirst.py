@@ -13,9 +13,10 @@ from gpusched.model.job import Job
 from gpusched.policy.decisions import Decision, Preempt, Start
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
+from gpusched.policy.passing import serve_less_shut
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
-from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past, less_shut
+from gpusched.policy.queue import Failed, Queue, anything_to_give, goes_past
 from gpusched.policy.reserve import closed, competes_for, taken
 from gpusched.policy.view import View
 
@@ -45,12 +46,9 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
                 yield Preempt(job.id, plan, goes_past(view, first_waiting, plan.devices))
                 queue.push_next(bucket)
                 continue
-            if not reserved:
+            if not reserved or fit(view, job, taken(view, bucket.request) | kept) is None:
                 failed.add(bucket)
-            for other, its in less_shut(view, bucket, now, reserved):
-                shares = fit(view, other, its | kept)
-                if shares is not None:
-                    yield Start(other.id, shares, goes_past(view, first_waiting, tuple([s.uuid for s in shares])))
+            yield from serve_less_shut(view, bucket, now, reserved, kept, first_waiting)
         wanted = bucket.request
         if first_waiting is None and wanted.gpus and possible(view, wanted, taken(view, wanted)):
             first_waiting = job

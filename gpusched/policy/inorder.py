@@ -10,8 +10,9 @@ from gpusched.policy.decisions import Decision, Preempt, Start
 from gpusched.policy.expected import total
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import limited
+from gpusched.policy.passing import serve_less_shut
 from gpusched.policy.preempt import plan_preemption
-from gpusched.policy.queue import Queue, anything_to_give, less_shut
+from gpusched.policy.queue import Queue, anything_to_give
 from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.view import View
 
@@ -52,7 +53,4 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
         elif possible(view, bucket.request, shut):
             blocked.append(kind)
         else:
-            for other, its in less_shut(view, bucket, now, shut):
-                shares = fit(view, other, its)
-                if shares is not None:
-                    yield Start(other.id, shares)
+            yield from serve_less_shut(view, bucket, now, shut)

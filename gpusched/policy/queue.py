@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from itertools import islice
 
-from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.policy.priority import Shifts
-from gpusched.policy.reserve import closed, competes_for
+from gpusched.policy.reserve import competes_for
 from gpusched.policy.view import Bucket, Rank, View
 
 Order = tuple[int, int, bool, Rank, int]
@@ -96,26 +93,25 @@ class Failed:
         return account, bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
 
 
-def less_shut(view: View, bucket: Bucket, now: Instant, shut: frozenset[str]) -> Iterator[tuple[Job, frozenset[str]]]:
-    """Jobs of a bucket that reservations keep from fewer devices than its first job, which they keep from `shut`
-    (shorter ones, for instance), each with what they keep it from. The caller may start them on the way."""
-    if not shut or bucket not in view.buckets:
-        return
-    for job in list(islice(view.queued(bucket), view.rules.policy.backfill_depth)):
-        its = closed(view, job, now)
-        if not shut <= its:
-            yield job, its
-
-
 def anything_to_give(view: View) -> bool:
     """False: every device is taken by jobs that stay, so that no waiting job needs to be looked at."""
-    if view.open_devices or view.partly_open or view.leaving or view.stopping:
+    if view.open_devices > _idle(view) or view.partly_open or view.leaving or view.stopping:
         return True
     if any(len(view.live[i].devices) > view.jobs[i].spec.request.gpus for i in view.elastic):
         return True
     if view.in_use.exceeding or (view.cpu_waiting and view.cpu_running < view.rules.cpu_jobs):
         return True
     return any(view.running[victim] for level in view.rules.qos.values() for victim in level.preempts)
+
+
+def _idle(view: View) -> int:
+    """How many devices are open, but reserved for others than those who wait."""
+    begun = [r for r in view.reservations.values() if r.begun]
+    if not begun:
+        return 0
+    wanted = {bucket.request.reservation for bucket in view.buckets}
+    uuids = {uuid for r in begun if r.name not in wanted for uuid in r.devices}
+    return sum(1 for uuid in uuids if uuid in view.slots and view.slots[uuid].open)
 
 
 def goes_past(view: View, waiting: Job | None, uuids: tuple[str, ...]) -> int | None:

@@ -12,11 +12,10 @@ from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
-from gpusched.policy.fit import possible
 from gpusched.policy.limits import limited, need
 from gpusched.policy.parts import Parts
+from gpusched.policy.passing import Reach
 from gpusched.policy.queue import Order, key
-from gpusched.policy.reserve import closed
 from gpusched.policy.view import Bucket, Rank, View
 
 _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
@@ -81,13 +80,13 @@ def _count_out(
     parts: only up to what is each account's part. Limits and quotas count what is granted as used.
     """
     waiting = []
-    line = InOrder(view, running, granted)
+    line, reach = InOrder(view, running, granted), Reach(view, now)
     while not allotment.spent and (found := line.next()) is not None:
         job, standing, order = found
         if standing is None and (view.array_full(job, arrays[_array(job)]) or limited(view, job) is not None):
             line.refuse()
             continue
-        if standing is None and view.reservations and not possible(view, job.spec.request, closed(view, job, now)):
+        if standing is None and not reach(job):
             continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
         size = allotment.need(job.spec.request)
         over_quota = order[0] > 1  # it has no part of what others want
