@@ -21,7 +21,7 @@ from gpusched.engine.following import corresponding, follow, followed_alone
 from gpusched.engine.requests import JobRequest, on_request
 from gpusched.engine.reservations import on_reserve, on_time, on_unreserve
 from gpusched.engine.schedule import schedule
-from gpusched.engine.submit import array_rows, check, on_cron, on_submitted, submitted_hold
+from gpusched.engine.submit import array_rows, check, on_cron, on_submitted
 from gpusched.engine.turn import State, Turn, describe_devices, eligible
 from gpusched.model.actions import Ask, Asked
 from gpusched.model.changes import Reply, Snapshot, Step, Submitted
@@ -45,7 +45,8 @@ from gpusched.model.events import (
     UnreserveRequested,
     Woke,
 )
-from gpusched.model.job import Job, Owner, Share
+from gpusched.model.evolve import evolve
+from gpusched.model.job import Job, Share
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, Stop, StopKind
 from gpusched.policy.cycle import cycle
@@ -125,17 +126,15 @@ class Engine:
     def preview(self, event: JobSubmitted, now: Instant) -> str:
         """What a submit would do, in a sentence. Raises what the submit would raise; nothing is submitted."""
         Turn(self.state, now).recall(event.recalled)
-        spec, array = check(self.state, event)
-        owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
-        first = self.state.next_job_id
-        job = Job(first, owner, spec, JobState.PENDING, now.wall, hold=submitted_hold(event))
+        job, array = check(self.state, event, now)
+        spec = job.spec
         if array is not None:
-            job = replace(array_rows(job, array)[0], folded=())
+            job = evolve(array_rows(job, array)[0], folded=())
         many = f"{array.count} jobs; the first " if array is not None else ""
         met = evaluate(self.state, job)
         if met is Met.NEVER and spec.cancel_on_bad_dependency:
             return f"{many}would be cancelled: its dependency {spec.dependency} can never be met"
-        job = replace(job, dependency_met=met is Met.YES, dependency_failed=met is Met.NEVER)
+        job = evolve(job, dependency_met=met is Met.YES, dependency_failed=met is Met.NEVER)
         self.view.put_job(job, eligible(self.view, job, now))
         try:
             return many + self._forecast(job, now)

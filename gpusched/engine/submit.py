@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gpusched.engine.dependencies import Met, by_element, check_known, evaluate, look_again
 from gpusched.engine.folding import rows_of
 from gpusched.engine.following import follow
@@ -13,9 +11,11 @@ from gpusched.engine.reservations import check_reservation
 from gpusched.engine.turn import State, Turn
 from gpusched.model.array import ArraySpec, parse_array
 from gpusched.model.changes import Submitted
+from gpusched.model.clock import Instant
 from gpusched.model.errors import GpuschedError, NotAllowed, UsageError
 from gpusched.model.events import CronFired, JobSubmitted
-from gpusched.model.job import ArrayElement, Caller, Hold, HoldKind, Job, JobSpec, Owner, Request
+from gpusched.model.evolve import evolve
+from gpusched.model.job import ArrayElement, Caller, Hold, HoldKind, Job, Owner, Request
 from gpusched.model.policy import MOST_NICE
 from gpusched.model.rules import Partition
 from gpusched.model.state import JobState
@@ -23,30 +23,35 @@ from gpusched.model.units import format_duration, format_size
 from gpusched.policy.view import View
 
 
-def check(state: State, event: JobSubmitted) -> tuple[JobSpec, ArraySpec | None]:
-    """The spec with its defaults filled in, and its array, if it is one. Raises UsageError; changes nothing."""
-    spec, rules = event.spec, state.rules
+def check(state: State, event: JobSubmitted, now: Instant) -> tuple[Job, ArraySpec | None]:
+    """The job that it becomes, with its defaults filled in, and its array, if it is one. Raises UsageError, NotAllowed
+    and Refused; changes nothing."""
+    spec, rules, caller = event.spec, state.rules, event.caller
     if not spec.command or not spec.command[0]:
         raise UsageError("there is no command to run", "write: gpusched submit [options] -- COMMAND [ARGUMENTS]")
     rules.level(spec.qos)
     partition = rules.partition(spec.request.partition)
     limit = partition.time_limit(spec.time_limit)
     check_time(partition, limit)
-    probe = Job(0, Owner(event.caller.uid, event.caller.gid, event.caller.user), spec, JobState.PENDING, 0.0)
-    check_reservation(state.view, probe)
+    owner, hold = Owner(caller.uid, caller.gid, caller.user), _hold(event)
+    job = Job(state.next_job_id, owner, spec, JobState.PENDING, now.wall, hold=hold)
+    check_reservation(state.view, job)
     check_request(state.view, spec.request)
-    limit = usual_time(rules, probe) if limit is None else limit
+    limit = usual_time(rules, job) if limit is None else limit
     array = _array(event, state)
-    check_nice(spec.nice, event.caller)
+    check_nice(spec.nice, caller)
     if spec.dependency is not None:
         check_known(state, spec.dependency)
         check_likes(state, spec.dependency, array.spans if array is not None else ())
-        spec = replace(spec, dependency=by_element(state, spec.dependency))
+        spec = evolve(spec, dependency=by_element(state, spec.dependency))
     if event.array is not None and spec.cron is not None:
         raise UsageError("--array and --cron do not go together", "submit an array from a --cron job's script")
-    spec = replace(spec, time_limit=limit)
-    check_new(state.view, replace(probe, spec=spec), array.count if array is not None else 1)
-    return spec, array
+    if limit != spec.time_limit:
+        spec = evolve(spec, time_limit=limit)
+    if spec is not event.spec:
+        job = evolve(job, spec=spec)
+    check_new(state.view, job, array.count if array is not None else 1)
+    return job, array
 
 
 def check_time(partition: Partition, limit: float | None) -> None:
@@ -132,35 +137,33 @@ def _array(event: JobSubmitted, state: State) -> ArraySpec | None:
 
 
 def on_submitted(turn: Turn, event: JobSubmitted) -> Submitted:
-    spec, array = check(turn.state, event)
-    owner = Owner(event.caller.uid, event.caller.gid, event.caller.user)
-    turn.put_environment(spec.env_digest, event.environment)
+    job, array = check(turn.state, event, turn.now)
+    turn.put_environment(job.spec.env_digest, event.environment)
     count = array.count if array is not None else 1
-    first = turn.take_ids(count)
-    if spec.cron is not None:
-        spec = replace(spec, begin=event.next_run)
-    job = Job(first, owner, spec, JobState.PENDING, turn.now.wall, hold=submitted_hold(event))
-    for row in [job] if array is None else array_rows(job, array):
+    turn.take_ids(count)
+    if job.spec.cron is not None:
+        job = evolve(job, spec=evolve(job.spec, begin=event.next_run))
+    for row in (job,) if array is None else array_rows(job, array):
         _take_in(turn, row)
-    return Submitted(str(first), range(first, first + count))
+    return Submitted(str(job.id), range(job.id, job.id + count))
 
 
 def array_rows(job: Job, array: ArraySpec) -> list[Job]:
     """The rows with which an array begins: one, unless its elements are a long list of single numbers."""
     element = ArrayElement(job.id, array.first, array.count, array.first, array.last, array.step, array.limit)
-    return list(rows_of(replace(job, array=element), array.spans))
+    return list(rows_of(evolve(job, array=element), array.spans))
 
 
-def submitted_hold(event: JobSubmitted) -> Hold | None:
+def _hold(event: JobSubmitted) -> Hold | None:
     return Hold(HoldKind.USER, "submitted with --hold") if event.hold else None
 
 
 def _take_in(turn: Turn, job: Job) -> Job:
     met = evaluate(turn.state, job)
-    job = turn.put_job(replace(job, dependency_met=met is Met.YES))
+    job = turn.put_job(job if met is Met.YES else evolve(job, dependency_met=False))
     turn.tell(job, "submitted", f"submitted to QoS {job.spec.qos}", job.owner.user)
-    follow(turn.state, job)
     if met is not Met.YES:
+        follow(turn.state, job)
         look_again(turn, job)  # what can never be met nobody will have looked at later; elements may differ
     return job
 
@@ -172,7 +175,7 @@ def on_cron(turn: Turn, event: CronFired) -> None:
         return
     if template.spec.begin is None or event.due < template.spec.begin:
         return  # fired already
-    template = turn.put_job(template, spec=replace(template.spec, begin=event.next_run))
+    template = turn.put_job(template, spec=evolve(template.spec, begin=event.next_run))
     if template.hold is not None:
         turn.tell(template, "skipped", "the run that was due is left out: the job is held")
         return
@@ -180,12 +183,12 @@ def on_cron(turn: Turn, event: CronFired) -> None:
     if unfinished:
         turn.tell(template, "skipped", f"the run that was due is left out: job {unfinished[0].key} is unfinished")
         return
-    spec = replace(template.spec, cron=None, begin=None)
+    spec = evolve(template.spec, cron=None, begin=None)
     job = Job(0, template.owner, spec, JobState.PENDING, turn.now.wall, cron_parent=template.id)
     try:
         check_new(turn.view, job)
     except GpuschedError as error:
         turn.tell(template, "skipped", f"the run that was due is left out: {error.message}")
         return
-    job = _take_in(turn, replace(job, id=turn.take_ids(1)))
+    job = _take_in(turn, evolve(job, id=turn.take_ids(1)))
     turn.tell(template, "fired", f"submitted job {job.key}")

@@ -18,7 +18,7 @@ from gpusched.model.changes import Changes, StoryCopy, StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
 from gpusched.model.evolve import evolve
-from gpusched.model.job import Attempt, AttemptKey, Environment, Job, Share
+from gpusched.model.job import Attempt, AttemptKey, Environment, Job, JobSpec, Share
 from gpusched.model.past import taught
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
@@ -93,6 +93,8 @@ class State:
 class Turn:
     def __init__(self, state: State, now: Instant) -> None:
         self.state = state
+        self.view = state.view
+        self.rules = state.rules
         self.now = now
         self.dirty = False  # something that a scheduling decision could depend on has changed
         self.started = False  # an attempt has started: times that count from its start are known now
@@ -106,16 +108,6 @@ class Turn:
         self.ended: list[Job] = []  # jobs that became final in this turn and whose dependents are to be told
         self.names_left: set[Name] = set()  # names that have one unfinished job fewer, likewise
 
-    # ---- reading --------------------------------------------------------------------------------------------
-
-    @property
-    def view(self) -> View:
-        return self.state.view
-
-    @property
-    def rules(self) -> Rules:
-        return self.state.rules
-
     # ---- changing -------------------------------------------------------------------------------------------
 
     def add_job(self, job: Job) -> None:
@@ -124,7 +116,7 @@ class Turn:
         index_job(self.state, job)
         if job.spec.time_limit is not None and job.state.live:
             self.state.timed.add(job.id)
-        self.state.view.put_job(job, eligible(self.view, job, self.now))
+        self.view.put_job(job, eligible(self.view, job, self.now))
 
     def recall(self, jobs: Iterable[Job]) -> None:
         """Take in ended jobs that a request names; they are let go again when nobody needs them.
@@ -138,40 +130,30 @@ class Turn:
     def forget_job(self, job: Job) -> None:
         """Let go of an ended job; the store keeps it."""
         self.state.ended.discard(job.id)
-        self.state.view.drop_job(job.id)
+        self.view.drop_job(job.id)
         self.state.arrays.let_go(job)
 
     def put_job(self, job: Job, **changes: Any) -> Job:
         """Replace fields of a job (or add a new one as it is) and note it for the commit."""
-        old = self.state.jobs.get(job.id)
+        state, view = self.state, self.view
+        old = view.jobs.get(job.id)
         new = evolve(job, **changes) if changes else job
         if old is None:
-            index_job(self.state, new)
-        elif old.state is not new.state:
-            if new.state not in LEGAL_MOVES[old.state]:
-                raise IllegalMove(f"job {new.key}: {old.state} → {new.state} is not a legal move; was {old}, is {new}")
-            if new.state.final:
-                self.ended.append(new)
-                self.state.ended.add(new.id)
-                past = taught(new)
-                if past is not None:
-                    self.view.durations.learn(past)
-            else:
-                self.state.ended.discard(new.id)
-        if old is not None:
-            self._track_name(old, new)
-        ready = eligible(self.view, new, self.now)
+            index_job(state, new)
+        else:
+            if old.state is not new.state:
+                self._move(old, new)
+            if old.spec is not new.spec or old.state.final is not new.state.final:
+                self._track_name(old, new)
+        ready = eligible(view, new, self.now)
         if ready and new.eligible_at is None:
             new = evolve(new, eligible_at=self.now.wall)
         if new.earmark and not ready:
             new = evolve(new, earmark=())  # who waits for something else claims no devices meanwhile
-        self.state.arrays.put(old, new)
-        self._track_time(new)
-        if new.spec.time_limit is not None and new.state.live:
-            self.state.timed.add(new.id)
-        else:
-            self.state.timed.discard(new.id)
-        self.state.view.put_job(new, ready)
+        if new.array is not None:
+            state.arrays.put(old, new)
+        self._track_times(new)
+        view.put_job(new, ready)
         self._jobs[new.id] = new
         if old is None or not _just_goes_on(old, new):
             self.dirty = True
@@ -179,27 +161,27 @@ class Turn:
 
     def put_attempt(self, attempt: Attempt, **changes: Any) -> Attempt:
         new = evolve(attempt, **changes) if changes else attempt
-        self.state.view.put_attempt(new)
+        self.view.put_attempt(new)
         self._attempts[new.key] = new
-        if not new.live:
+        if new.outcome is not None:
             self.dirty = True
         return new
 
     def overdue(self, attempt: Attempt) -> None:
         """The attempt ended long ago and still has not left its devices: nobody should wait for them."""
-        if attempt.key not in self.state.view.overdue:
-            self.state.view.overdue.add(attempt.key)
+        if attempt.key not in self.view.overdue:
+            self.view.overdue.add(attempt.key)
             self.dirty = True
 
     def put_device(self, device: Device) -> None:
-        old = self.state.view.slots.get(device.uuid)
+        old = self.view.slots.get(device.uuid)
         if old is None or old.device != device:
-            self.state.view.put_device(device)
+            self.view.put_device(device)
             self.dirty = True
 
     def put_reservation(self, reservation: Reservation) -> None:
         """Take in a new or changed reservation; one that is over is kept by the store only."""
-        self.state.view.put_reservation(reservation)
+        self.view.put_reservation(reservation)
         self._reservations[reservation.name] = reservation
         self.dirty = True
 
@@ -235,6 +217,19 @@ class Turn:
             usage=self.view.ledger.changed(),
         )
 
+    def _move(self, old: Job, new: Job) -> None:
+        """The job comes into another state."""
+        if new.state not in LEGAL_MOVES[old.state]:
+            raise IllegalMove(f"job {new.key}: {old.state} → {new.state} is not a legal move; was {old}, is {new}")
+        if not new.state.final:
+            self.state.ended.discard(new.id)
+            return
+        self.ended.append(new)
+        self.state.ended.add(new.id)
+        past = taught(new)
+        if past is not None:
+            self.view.durations.learn(past)
+
     def _track_name(self, old: Job, new: Job) -> None:
         before, after = unfinished_name(old), unfinished_name(new)
         if before == after:
@@ -248,32 +243,39 @@ class Turn:
         if after is not None:
             insort(self.state.singletons.setdefault(after, []), new.id)
 
-    def _track_time(self, job: Job) -> None:
-        begin = job.spec.begin
-        if job.state is JobState.PENDING and not job.spec.cron and begin is not None and begin > self.now.wall:
-            self.state.waiting_for_time.add(job.id)
+    def _track_times(self, job: Job) -> None:
+        state, begin = self.state, job.spec.begin
+        if job.spec.time_limit is not None and job.state.live:
+            state.timed.add(job.id)
         else:
-            self.state.waiting_for_time.discard(job.id)
+            state.timed.discard(job.id)
+        if begin is None or begin <= self.now.wall or job.state is not JobState.PENDING or job.spec.cron:
+            state.waiting_for_time.discard(job.id)
+        else:
+            state.waiting_for_time.add(job.id)
 
 
 def eligible(view: View, job: Job, now: Instant) -> bool:
     """The job waits for nothing but devices (and its array's limit)."""
+    spec = job.spec
     return (
         job.state is JobState.PENDING
         and job.hold is None
-        and job.spec.cron is None
+        and spec.cron is None
         and job.dependency_met
         and not job.dependency_failed
-        and (job.spec.begin is None or job.spec.begin <= now.wall)
-        and _partition_allows(view.rules, job)
-        and _reservation_open(view, job, now)
+        and (spec.begin is None or spec.begin <= now.wall)
+        and _partition_allows(view.rules, spec)
+        and (not spec.request.reservation or _reservation_open(view, spec.request.reservation, now))
         and not (view.in_use.active and forbidden(view.in_use.rules, job))
     )
 
 
 def _just_goes_on(old: Job, new: Job) -> bool:
     """The job ran and runs, on the same devices and with the same rank: no decision depends on the difference."""
-    return old.state.live and new.state.live and old.stop == new.stop and old.spec == new.spec
+    if not (old.state.live and new.state.live):
+        return False
+    return old.stop == new.stop and (old.spec is new.spec or old.spec == new.spec)
 
 
 def unfinished_name(job: Job) -> Name | None:
@@ -294,17 +296,15 @@ def _insert(ids: list[int], job_id: int) -> None:
         ids.insert(at, job_id)
 
 
-def _partition_allows(rules: Rules, job: Job) -> bool:
-    partition = rules.partitions.get(job.spec.request.partition)
-    limit = job.spec.time_limit
+def _partition_allows(rules: Rules, spec: JobSpec) -> bool:
+    partition = rules.partitions.get(spec.request.partition)
     if partition is None:
         return False
-    return partition.max_time is None or (limit is not None and limit <= partition.max_time)
+    return partition.max_time is None or (spec.time_limit is not None and spec.time_limit <= partition.max_time)
 
 
-def _reservation_open(view: View, job: Job, now: Instant) -> bool:
-    name = job.spec.request.reservation
-    return not name or (name in view.reservations and view.reservations[name].active(now.wall))
+def _reservation_open(view: View, name: str, now: Instant) -> bool:
+    return name in view.reservations and view.reservations[name].active(now.wall)
 
 
 def describe_devices(state: State, shares: tuple[Share, ...]) -> str:

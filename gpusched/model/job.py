@@ -299,7 +299,9 @@ class Attempt:
     @property
     def held(self) -> tuple[Share, ...]:
         """What it still holds: everything while it lives, then whatever was not yet seen free."""
-        return () if self.released else tuple(s for s in self.devices if s.uuid not in self.cleared)
+        if self.released:
+            return ()
+        return tuple(s for s in self.devices if s.uuid not in self.cleared) if self.cleared else self.devices
 
     @property
     def live(self) -> bool:
@@ -307,7 +309,7 @@ class Attempt:
 
     @property
     def uuids(self) -> tuple[str, ...]:
-        return tuple(share.uuid for share in self.devices)
+        return tuple([share.uuid for share in self.devices])
 
 
 Environment = Mapping[str, str]

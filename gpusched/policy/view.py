@@ -21,7 +21,7 @@ from gpusched.model.job import Attempt, AttemptKey, Job, Request
 from gpusched.model.policy import PolicyName
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
-from gpusched.model.state import LIVE, JobState, StopKind
+from gpusched.model.state import JobState, StopKind
 from gpusched.policy.expected import time_left
 from gpusched.policy.fairshare import Ledger
 from gpusched.policy.pool import Member, Pool
@@ -55,7 +55,7 @@ class Slot:
 
     @property
     def exclusive(self) -> bool:
-        return any(share is None for share in self.holders.values())
+        return None in self.holders.values()
 
 
 class Bucket(NamedTuple):
@@ -102,6 +102,7 @@ class View:
         self.open_devices = 0
         self.partly_open = 0
         self.closing = False  # the service is emptying itself: nothing new starts
+        self.due: float | None = None  # boot clock, while a cycle runs: the look that was asked for and is due now
         self.durations = Durations()
         self.ledger = Ledger(rules.policy.fair_share)
         self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
@@ -141,29 +142,36 @@ class View:
 
     def put_job(self, job: Job, eligible: bool) -> None:
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
-        old, waited = self.jobs.get(job.id), self._place_of.get(job.id)
-        self._know(old, job)
+        job_id = job.id
+        old, waited = self.jobs.get(job_id), self._place_of.get(job_id)
+        if old is None or old.state.final is not job.state.final:
+            self._know(old, job)
+        self.jobs[job_id] = job
         if old is not None:
-            self._unqueue(old)
-            self._count(old, -1)
+            if waited is not None or job_id in self.claimants:
+                self._unqueue(old)
             if old.earmark or old.stop is not None:
                 self._keep(old, None)
-        self.jobs[job.id] = job
-        self._count(job, +1)
+        if old is None or old.state is not job.state or old.spec is not job.spec:
+            if old is not None and old.state.live:
+                self._count(old, -1)
+            if job.state.live:
+                self._count(job, +1)
         if job.stop is not None and job.stop.keeps:
-            self._keep(job, job.id)
+            self._keep(job, job_id)
         if eligible:
             if job.earmark:
-                self.claimants.add(job.id)
+                self.claimants.add(job_id)
                 self._claim(job, +1)
-                self._keep(job, job.id)
+                self._keep(job, job_id)
             else:
                 self._queue(job)
         if job.state.final:
-            self.stood.pop(job.id, None)
-        elif waited is not None and job.id not in self._place_of:  # not if it was changed, and waits on
-            self.stood[job.id] = waited[1]
-        self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
+            self.stood.pop(job_id, None)
+        elif waited is not None and job_id not in self._place_of:  # not if it was changed, and waits on
+            self.stood[job_id] = waited[1]
+        if self.in_use.active:
+            self.in_use.put(job, self.live.get(job_id), job_id in self.claimants)
 
     def drop_job(self, job_id: int) -> None:
         """Forget a job that has ended, or that was put in for a forecast only."""
@@ -181,25 +189,26 @@ class View:
                     del counter[job.array.array_id]
 
     def put_attempt(self, attempt: Attempt) -> None:
-        old = self.live.get(attempt.job_id)
+        job_id, key = attempt.job_id, attempt.key
+        old = present = self.live.get(job_id)
         if old is None or old.number != attempt.number:
-            old = self.leaving.get(attempt.key)
-        if attempt.live:
-            self.live[attempt.job_id] = attempt
-        elif attempt.job_id in self.live and self.live[attempt.job_id].number == attempt.number:
-            del self.live[attempt.job_id]
-        if not attempt.live and not attempt.released:
-            self.leaving[attempt.key] = attempt
+            old = self.leaving.get(key)
+        if attempt.outcome is None:
+            self.live[job_id] = attempt
+        elif present is not None and present.number == attempt.number:
+            del self.live[job_id]
+        if attempt.outcome is not None and not attempt.released:
+            self.leaving[key] = attempt
         else:
-            self.leaving.pop(attempt.key, None)
-            self.overdue.discard(attempt.key)
-        if (job := self.jobs.get(attempt.job_id)) is not None:
-            self.in_use.put(job, self.live.get(job.id), job.id in self.claimants)
+            self.leaving.pop(key, None)
+            self.overdue.discard(key)
+        if self.in_use.active and (job := self.jobs.get(job_id)) is not None:
+            self.in_use.put(job, self.live.get(job_id), job_id in self.claimants)
         if old is not None:
-            if old.held == attempt.held:
-                return
+            if old.devices == attempt.devices and old.cleared == attempt.cleared and old.released == attempt.released:
+                return  # it holds what it held
             for share in old.held:
-                self._let_go(share.uuid, attempt.key)
+                self._let_go(share.uuid, key)
         self._hold(attempt)
 
     def put_reservation(self, reservation: Reservation) -> None:
@@ -397,8 +406,13 @@ class View:
             slot.pools.clear()
 
     def _refresh(self, slot: Slot) -> None:
-        is_open = slot.able and not slot.holders and slot.kept_for is None and not slot.guarded
-        partly = not is_open and slot.kept_for is None and slot.device.usable and not slot.exclusive
+        is_open = partly = False
+        if slot.kept_for is None:
+            if slot.holders:
+                partly = not slot.exclusive and slot.device.usable
+            else:
+                is_open = slot.able and not slot.guarded
+                partly = not is_open and slot.device.usable
         if partly is not slot.partly:
             slot.partly = partly
             self.partly_open += 1 if partly else -1
@@ -409,10 +423,11 @@ class View:
                 pool.flip(slot.device.uuid, is_open)
 
     def _hold(self, attempt: Attempt, only: str | None = None) -> None:
+        key = attempt.key
         for share in attempt.held:
             slot = self.slots.get(share.uuid)
             if slot is not None and only in (None, share.uuid):
-                self._take(slot, attempt.key, share.mem_mib)
+                self._take(slot, key, share.mem_mib)
 
     def _take(self, slot: Slot, key: AttemptKey, mem_mib: int | None) -> None:
         slot.holders[key] = mem_mib
@@ -485,8 +500,7 @@ class View:
             del self.buckets[bucket]
 
     def _count(self, job: Job, by: int) -> None:
-        if job.state not in LIVE:
-            return
+        """A live job comes or goes."""
         if job.state is JobState.STOPPING:
             (self.stopping.add if by > 0 else self.stopping.discard)(job.id)
         else:
