@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from gpusched.model.job import Job
 from gpusched.policy.priority import Shifts
 from gpusched.policy.reserve import competes_for
+from gpusched.policy.rights import claim
 from gpusched.policy.view import Bucket, Rank, View
 
 Order = tuple[int, int, bool, Rank, int]
@@ -88,9 +89,10 @@ class Failed:
     def _alike(self, bucket: Bucket) -> tuple[object, ...]:
         """What two requests must have in common for their sizes to be comparable."""
         request = bucket.request
-        account = bucket.account if self._by_account else None
+        # who is within a quota may ask others to leave than who is over one
+        right = claim(self._view, self._view.head(bucket)) if self._view.in_use.quotas else 1
         of_kind = request.gpu_type, request.partition, request.reservation
-        return account, bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
+        return right, bucket.qos, bucket.patient, request.shared, *of_kind, request.gpus == 0
 
 
 def anything_to_give(view: View) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpusched.model.job import Job
+from gpusched.model.limits import WHOLE
 from gpusched.policy.limits import devices_text, need
 
 if TYPE_CHECKING:
@@ -20,19 +21,27 @@ if TYPE_CHECKING:
 
 def over_quota(view: View, job: Job) -> bool:
     """A waiting job would be, or a running one is, beyond the quota of its account. Jobs without devices never are."""
-    usage = view.in_use
-    account = usage.account(job.account) if usage.quotas else None
-    if account is None or not job.spec.request.gpus:
+    usage, request = view.in_use, job.spec.request
+    account = usage.account(job.account) if usage.quotas and request.gpus else None
+    if account is None:
         return False
     if job.id in view.live:
         return job.id in account.over
+    if not request.shared and job.id not in view.claimants:  # the usual case, asked for every bucket in every cycle
+        return account.parts + request.gpus * WHOLE > account.quota
     return account.parts - usage.held(job) + need(view, job) > account.quota
+
+
+def claim(view: View, job: Job) -> int:
+    """0: within the quota of its account, 1: no quota says anything about it, 2: over it."""
+    if not view.in_use.quotas or view.in_use.account(job.account) is None:
+        return 1
+    return 2 if over_quota(view, job) else 0
 
 
 def guaranteed(view: View, job: Job) -> bool:
     """The job runs, or would run, within the quota of its account."""
-    usage = view.in_use
-    return usage.quotas and usage.account(job.account) is not None and not over_quota(view, job)
+    return claim(view, job) == 0
 
 
 def quota_text(view: View, job: Job) -> str:
