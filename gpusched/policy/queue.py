@@ -64,7 +64,7 @@ class Failed:
     """Requests that could not be met. Whoever asks for at least as much, later in the order, need not be tried."""
 
     def __init__(self, view: View) -> None:
-        self._by_account = view.in_use.quotas  # some may ask others to leave whom those of other accounts may not ask
+        self._view = view
         self._least: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # devices and MiB of each
 
     def covers(self, bucket: Bucket) -> bool:
