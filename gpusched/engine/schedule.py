@@ -23,10 +23,14 @@ _LEARNING = frozenset({PolicyName.BACKFILL, PolicyName.SJF, PolicyName.SRTF, Pol
 def schedule(turn: Turn) -> None:
     """One scheduling cycle, if anything has changed that it could depend on, or its time has come."""
     due = turn.state.look_at is not None and turn.state.look_at <= turn.now.boot + 1e-9
-    if not (turn.dirty or due) or turn.view.closing:
+    if turn.view.closing:
+        turn.state.look_at = None  # nobody starts or moves any more
+        return
+    if not (turn.dirty or due):
         if turn.started and turn.state.look_at is None:
             turn.state.look_at = next_look(turn.view, turn.now)
         return
+    turn.view.due = turn.state.look_at if due else None
     _rank_anew(turn)
     if turn.rules.policy.name.preemptive:
         unfold_ahead(turn)
@@ -50,6 +54,7 @@ def schedule(turn: Turn) -> None:
                 turn.tell(job, "replanned", f"its devices are chosen anew: {reason}")
     _end_of_yielding(turn)
     turn.view.fresh.clear()
+    turn.view.due = None
     turn.dirty = False
     turn.state.look_at = next_look(turn.view, turn.now)
 

@@ -43,7 +43,7 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
         return (queue, 1, *_line(rules, job, queue), _took_place(rules, job, queue), _stood(view, job))
     since, came = _joined(view, job, view.live[job.id], queue)
     if came and since >= now.boot - _AT_ONCE:
-        return (queue, 1, 1, now.boot)  # it comes into the queue at this moment: behind those who wait there
+        return (queue, 1, 1, now.wall)  # it comes into the queue at this moment: behind those who wait there
     return (queue, 0, since, came, _stood(view, job))
 
 

@@ -31,6 +31,8 @@ def possible(view: View) -> bool:
     if view.rules.policy.placement is not Placement.PACK or view.reservations:
         return False
     requests = {bucket.request for bucket in view.buckets if bucket.request.gpus}
+    if not requests:
+        return False
     requests |= {view.jobs[job_id].spec.request for job_id in view.live} | {
         view.jobs[job_id].spec.request for job_id in view.claimants
     }

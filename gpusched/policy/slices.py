@@ -51,6 +51,7 @@ def by_prediction(view: View, job: Job) -> Rank:
 
 def serve(view: View, now: Instant) -> Iterator[Decision]:
     rules = view.rules.policy
+    now = _as_of_tick(view, now)
     on_tick = on_grid(rules.tick, now.boot)
     if rules.tick_starts and not on_tick:
         return
@@ -76,6 +77,15 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
 def on_grid(tick: float, boot: float) -> bool:
     """Decisions about preemption may be made at this moment."""
     return tick <= 0 or abs(boot / tick - round(boot / tick)) * tick < 1e-6
+
+
+def _as_of_tick(view: View, now: Instant) -> Instant:
+    """The tick for which the engine was to be woken, if it has passed: a real clock always wakes it a little late."""
+    tick = view.rules.policy.tick
+    if tick <= 0 or view.due is None or on_grid(tick, now.boot):
+        return now
+    latest = now.boot // tick * tick
+    return Instant(now.wall, latest) if latest > view.due - 1e-6 else now
 
 
 def next_look(view: View, now: Instant) -> float | None:
