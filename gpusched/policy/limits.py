@@ -134,7 +134,7 @@ def _devices(view: View, job: Job, tally: Tally) -> Limited:
         mine = tally.holders.get(job.id, 0)
         used, most = devices_text(tally.parts - mine), devices_text(tally.most_parts or 0)
         by, wanted = _by(view, tally, job), devices_text(need(view, job))
-        return f"{tally.scope} uses {used} of at most {most} devices{by}; it needs {wanted}"
+        return f"{tally.scope} uses {used} of at most {most} device{'s' * (most != '1')}{by}; it needs {wanted}"
 
     rules = view.in_use.rules
     return Limited(_word("devices", tally.scope), tally.scope, text, _ends_or_raised(rules, tally, "max_devices"))
@@ -189,7 +189,7 @@ def _by(view: View, tally: Tally, job: Job) -> str:
         return ""
     names = ", ".join(view.jobs[job_id].key for job_id in ids[:_NAMED])
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return f" (job {names}{more})"
+    return f" (job{'s' * (len(ids) > 1)} {names}{more})"
 
 
 def devices_text(size: int) -> str:

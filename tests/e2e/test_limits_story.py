@@ -26,7 +26,7 @@ def test_a_limited_job_waits_says_why_and_starts_when_its_turn_has_come(limited)
     second = limited.submit("true")
     assert reason(limited, second) == "AssocGrpGRES"
     told = limited.cli("why", second)
-    assert "uses 1 of at most 1 devices" in told.out and "an administrator raises max_devices" in told.out
+    assert "uses 1 of at most 1 device" in told.out and "an administrator raises max_devices" in told.out
     (devices, *_) = json.loads(limited.cli("limits", "--me", "--json").out)["limits"]
     assert (devices["limit"], devices["used"], devices["most"], devices["jobs"]) == ("max_devices", 1.0, 1.0, [first])
     limited.client.cancel([first])

@@ -53,7 +53,7 @@ def test_the_reason_says_what_is_used_by_whom_and_who_can_change_it():
     world.submit()
     world.submit()
     why = world.why(world.submit())
-    assert why.text == "user ann uses 2 of at most 2 devices (job 1, 2); it needs 1"
+    assert why.text == "user ann uses 2 of at most 2 devices (jobs 1, 2); it needs 1"
     assert why.next == (
         'one of these jobs ends, or an administrator raises max_devices of [limits.user."*"] in the configuration'
     )
@@ -130,7 +130,7 @@ def test_accounts_are_limited_together_whoever_submits():
     world.submit(by="bob", account="vision")
     third = world.submit(by="bob", account="vision")
     assert world.why(third).word is Word.ASSOC_DEVICES
-    assert "account vision uses 2 of at most 2 devices (job 1, 2)" in world.why(third).text
+    assert "account vision uses 2 of at most 2 devices (jobs 1, 2)" in world.why(third).text
     assert world.where(world.submit(by="bob"))
 
 
@@ -243,7 +243,7 @@ def test_a_new_limit_kills_nothing_and_lets_nothing_more_start():
     restart_with(world, user={"*": Limits(max_devices=1)})
     assert world.running() == set(running)
     assert world.killed() == world.asked_to_stop() == []
-    assert "uses 3 of at most 1 devices" in world.why(waits).text
+    assert "uses 3 of at most 1 device" in world.why(waits).text
     world.update(running[0], comment="still mine")
     world.exits(running[0])
     world.exits(running[1])
@@ -287,7 +287,7 @@ def test_a_promise_is_withdrawn_when_a_new_configuration_forbids_it():
     assert world.why(job).word is Word.PREEMPTING
     restart_with(world, user={"ann": Limits(max_devices=1)})
     assert world.why(job).word is Word.ASSOC_DEVICES
-    assert "chosen anew: user ann uses 1 of at most 1 devices (job 1)" in world.story(job)[-1]
+    assert "chosen anew: user ann uses 1 of at most 1 device (job 1)" in world.story(job)[-1]
 
 
 def test_headroom_is_what_a_job_that_takes_what_it_can_get_may_take():

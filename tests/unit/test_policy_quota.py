@@ -163,7 +163,7 @@ def test_limits_and_quotas_go_together():
     world = World(4, rules=Rules(limits=limits))
     first, second = world.submit(), world.submit()
     assert world.running() == {first}
-    assert "at most 1 devices" in world.why(second).text
+    assert "at most 1 device" in world.why(second).text
 
 
 def test_a_crash_changes_nothing_about_who_is_over():
