@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from gpusched.daemon.config_values import Section, TimeLimit
+from gpusched.daemon.config_values import Names, Section, TimeLimit
 from gpusched.model.limits import EVERYONE, LimitRules, Limits
 
 
@@ -45,10 +45,16 @@ class SharedLimits(UserLimits):
     max_jobs_per_user: Count = None
 
 
+class AccountLimits(SharedLimits):
+    """[limits.account.NAME]"""
+
+    users: Names | None = None
+
+
 class LimitsSection(Section):
     user: dict[str, UserLimits] = Field(default_factory=dict)
     group: dict[str, SharedLimits] = Field(default_factory=dict)
-    account: dict[str, SharedLimits] = Field(default_factory=dict)
+    account: dict[str, AccountLimits] = Field(default_factory=dict)
     qos: dict[str, SharedLimits] = Field(default_factory=dict)
     partition: dict[str, SharedLimits] = Field(default_factory=dict)
 

@@ -69,6 +69,10 @@ def _asks_for_more(job: Job, changed: Job) -> bool:
 def _check_ever(view: View, job: Job, scope: Scope, limits: Limits) -> None:
     """Raises UsageError for a job that this limit keeps from ever running."""
     rules, request, time = view.rules.limits, job.spec.request, job.spec.time_limit
+    if limits.users is not None and job.owner.user not in limits.users:
+        listed = ", ".join(limits.users) or "nobody"
+        hint = f"leave --account out, or an administrator adds {job.owner.user} to users of [{rules.section(scope)}]"
+        raise UsageError(f"{scope} is not for user {job.owner.user}, but for {listed}", hint)
     if limits.max_job_devices is not None and request.gpus > limits.max_job_devices:
         least = "at least " if request.elastic else ""
         message = f"it asks for {least}{request.gpus} devices, and a job of {scope} may have at most"

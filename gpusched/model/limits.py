@@ -43,6 +43,7 @@ class Limits:
     max_devices_per_user: float | None = None
     max_running_per_user: int | None = None
     max_jobs_per_user: int | None = None
+    users: tuple[str, ...] | None = None  # of an account: who may submit jobs to it; None: everybody
 
     @property
     def per_user(self) -> Limits:
@@ -138,10 +139,12 @@ class LimitRules:
 def _check_values(section: str, kind: Kind, limits: Limits) -> None:
     for each in fields(limits):
         value = getattr(limits, each.name)
-        if value is not None and value < 0:
+        if each.name != "users" and value is not None and value < 0:
             raise UsageError(f"{section}: {each.name} cannot be negative", "0 allows none; leave it out for no limit")
     if limits.max_time == 0:
         raise UsageError(f"{section}: max_time must be more than nothing", 'for example "2:00:00"')
+    if limits.users is not None and (kind is not Kind.ACCOUNT or section.endswith(f".{EVERYONE}")):
+        raise UsageError(f"{section}: users belong to an account with a name", "write them in [limits.account.NAME]")
     if kind is Kind.USER and limits.per_user:
         raise UsageError(f"{section}: this is about one user", "write max_devices instead of max_devices_per_user")
 

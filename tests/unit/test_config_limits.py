@@ -38,11 +38,12 @@ def test_a_named_user_has_what_its_section_says_and_else_what_everybody_has():
 
 def test_every_kind_can_be_limited_also_per_user_and_accounts_have_quotas():
     found = rules(
-        "[limits.account.vision]\nmax_devices = 4.5\n[limits.qos.high]\nmax_devices_per_user = 2\n"
+        '[limits.account.vision]\nmax_devices = 4.5\nusers = ["ann"]\n'
+        "[limits.qos.high]\nmax_devices_per_user = 2\n"
         '[limits.partition.default]\nmax_running_per_user = 3\nmax_jobs_per_user = 4\nmax_job_devices = 5\n'
         '[quota.account]\nvision = {devices = 4}\n"*" = {devices = 0}\n'
     )
-    assert found.account == {"vision": Limits(max_devices=4.5)}
+    assert found.account == {"vision": Limits(max_devices=4.5, users=("ann",))}
     assert found.qos["high"].per_user == Limits(max_devices=2)
     assert found.partition["default"].per_user == Limits(max_running=3, max_jobs=4)
     assert (found.quota_of("vision"), found.quota_of("others")) == (4.0, 0.0)
@@ -69,6 +70,8 @@ def test_groups_are_found_by_name_or_number():
         ("[limits.partition.x]\nmax_jobs = 1\n", "c.toml:1: limits.partition.x: unknown partition 'x' | known: def"),
         ("\n[limits.group.nosuchgroup]\nmax_jobs = 1\n", "c.toml:2: limits.group.nosuchgroup: there is no such group"),
         ('\n[limits.group."*"]\nmax_jobs = 1\n', 'c.toml:2: limits.group.*: "*" is not a group'),
+        ('\n[limits.account."*"]\nusers = []\n', "c.toml:3: limits.account.*: users belong to an account with a name"),
+        ('[limits.qos.low]\nusers = ["a"]\n', "c.toml:2: unknown setting 'limits.qos.low.users'"),
         ("[quota.account.v]\n", "c.toml:1: 'quota.account.v.devices' is missing"),
         ("[quota.account.v]\ndevices = -1\n", "c.toml:2: 'quota.account.v.devices' is -1"),
         ("[quota.user.v]\ndevices = 1\n", "c.toml:1: unknown setting 'quota.user'"),

@@ -20,7 +20,7 @@ from gpusched.cli.gpu_query import FACTS
 from gpusched.cli.main import ALIASES, COMMANDS, cli
 from gpusched.cli.settings import settings
 from gpusched.daemon import config
-from gpusched.daemon.config_limits import AccountQuota, SharedLimits
+from gpusched.daemon.config_limits import AccountLimits, AccountQuota, SharedLimits
 from gpusched.daemon.config_policy import FairShareSection, PolicySection, WeightsSection
 from gpusched.daemon.routes import ROUTES
 from gpusched.daemon.verbs.reservations import reservation_view
@@ -200,6 +200,7 @@ SECTIONS = ("qos", "partition", "policy", "limits", "quota", "client")
 def test_the_table_of_settings_is_complete_and_true() -> None:
     expected = {name for name in config._File.model_fields if name not in SECTIONS}
     expected |= {f"limits.KIND.NAME.{name}" for name in SharedLimits.model_fields}
+    expected |= {f"limits.account.NAME.{name}" for name in AccountLimits.model_fields.keys() - SharedLimits.model_fields}
     expected |= {f"quota.account.NAME.{name}" for name in AccountQuota.model_fields}
     expected |= {f"qos.NAME.{name}" for name in config._Qos.model_fields}
     expected |= {f"partition.NAME.{name}" for name in config._Partition.model_fields}

@@ -297,3 +297,12 @@ def test_headroom_is_what_a_job_that_takes_what_it_can_get_may_take():
     world.submit(gpus=3)
     assert headroom(world.engine.view, world.job(job)) == 3
     assert headroom(World(1).engine.view, world.job(job)) is None
+
+
+def test_an_account_that_names_its_users_takes_jobs_of_nobody_else():
+    world = limited_world(1, account={"vision": Limits(users=("bob",))})
+    with pytest.raises(UsageError, match="account vision is not for user ann, but for bob") as refused:
+        world.submit(account="vision")
+    assert "adds ann to users of [limits.account.vision]" in refused.value.hint
+    world.submit(by="bob", account="vision")
+    world.submit()
