@@ -200,7 +200,7 @@ SECTIONS = ("qos", "partition", "policy", "limits", "quota", "client")
 def test_the_table_of_settings_is_complete_and_true() -> None:
     expected = {name for name in config._File.model_fields if name not in SECTIONS}
     expected |= {f"limits.KIND.NAME.{name}" for name in SharedLimits.model_fields}
-    expected |= {f"limits.account.NAME.{name}" for name in AccountLimits.model_fields.keys() - SharedLimits.model_fields}
+    expected |= {f"limits.account.NAME.{n}" for n in AccountLimits.model_fields.keys() - SharedLimits.model_fields}
     expected |= {f"quota.account.NAME.{name}" for name in AccountQuota.model_fields}
     expected |= {f"qos.NAME.{name}" for name in config._Qos.model_fields}
     expected |= {f"partition.NAME.{name}" for name in config._Partition.model_fields}
