@@ -66,7 +66,7 @@ _LIST = Grammar("names", _names)
 def reserve(name: str, **options: Any) -> None:
     """Keep devices for some users and accounts. For nobody: maintenance.
 
-    Their jobs use it with: gpusched submit --reservation NAME. All others have left the devices when it begins.
+    Their jobs use it with: gpusched submit --reservation NAME. When it begins, all others are asked to save and leave.
     """
     start = begin_time(options["start"])
     body: Json = {"name": name, "start": start, "duration": options["duration"], "comment": options["comment"]}

@@ -23,7 +23,7 @@ from gpusched.engine.following import follow, unfollow
 from gpusched.engine.likes import check_likes
 from gpusched.engine.limits import check_changed, check_new
 from gpusched.engine.parts import Part, parts_of
-from gpusched.engine.reservations import check_reservation
+from gpusched.engine.reservations import check_reservation, present_spec
 from gpusched.engine.submit import check_nice, check_request, check_time
 from gpusched.engine.turn import Turn
 from gpusched.model.actions import Ask, Asked
@@ -171,6 +171,7 @@ def _requeue(turn: Turn, part: Part, caller: Caller) -> str:
         row = turn.put_job(
             row, state=JobState.PENDING, ended_at=None, ended_because="", hold=None, dependency_met=True,
             dependency_failed=False, restarts=row.restarts + 1, unasked_requeues=0, losses=0, eligible_at=None,
+            spec=present_spec(turn.view, row),
         )
         tell_dependents(turn, (row,))
         turn.tell(row, "requeued", f"requeued by {caller.user}", caller.user)

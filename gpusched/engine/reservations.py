@@ -15,7 +15,7 @@ from gpusched.model.changes import Answer
 from gpusched.model.errors import NotAllowed, NotFound, Refused, UsageError, known
 from gpusched.model.events import ReservationRequested, UnreserveRequested
 from gpusched.model.evolve import evolve
-from gpusched.model.job import Caller, Job
+from gpusched.model.job import Caller, Job, JobSpec
 from gpusched.model.reservation import DAY, Reservation
 from gpusched.model.state import JobState, Stop, StopKind
 from gpusched.model.units import format_duration
@@ -94,6 +94,14 @@ def check_reservation(view: View, job: Job) -> None:
             f"the job asks for {request.gpus} devices, reservation {reservation.name!r} has {there} such",
             f"ask for fewer, or submit it without --reservation; {_SEE}",
         )
+
+
+def present_spec(view: View, job: Job) -> JobSpec:
+    """What an ended job asked for, without a reservation that is over, or is not for it any more."""
+    name = job.spec.request.reservation
+    if not name or (name in view.reservations and entitled(view.reservations[name], job)):
+        return job.spec
+    return evolve(job.spec, request=evolve(job.spec.request, reservation=""))
 
 
 def _only_administrators(caller: Caller) -> None:

@@ -54,6 +54,11 @@ def test_a_reserved_device_is_for_those_who_say_so(place):
     assert place.running(own)["reservation"] is None
     assert [(r["name"], r["state"]) for r in listed(place, "--all")] == [("paper", "over")]
     place.client.cancel([own])
+    place.ended(own)
+    (again,) = place.client.resubmit([own])
+    assert again["ok"], again
+    assert place.running(again["new"])["reservation"] is None
+    place.client.cancel([again["new"]])
 
 
 def test_at_its_beginning_a_stranger_saves_leaves_and_goes_on_elsewhere(place):

@@ -252,6 +252,19 @@ def test_at_the_end_its_jobs_are_ordinary_jobs() -> None:
     assert world.store.reservations()[0].ended_at == world.now.wall
 
 
+def test_an_ended_job_of_a_reservation_that_is_over_runs_again_as_an_ordinary_one() -> None:
+    world = World(2)
+    reserve(world, devices="0", duration=HOUR)
+    job = world.submit(reservation="paper")
+    world.started(job)
+    world.exits(job, code=1)
+    world.passes(HOUR)
+    assert world.job(job).spec.request.reservation == "paper"  # as it ran
+    world.requeue(job)
+    assert world.where(job)
+    assert world.job(job).spec.request.reservation == ""
+
+
 def test_taking_it_back_opens_the_devices_at_once() -> None:
     world = World(1)
     reserve(world, devices="0", users="ann")

@@ -11,6 +11,7 @@ from gpusched.daemon.timers import next_run
 from gpusched.daemon.verbs.requests import keys_of
 from gpusched.daemon.verbs.submit import take_in
 from gpusched.engine.requests import authorise
+from gpusched.engine.reservations import present_spec
 from gpusched.model import spans
 from gpusched.model.errors import GpuschedError, NotFound
 from gpusched.model.events import JobSubmitted
@@ -38,7 +39,7 @@ async def _one(service: Service, call: Call, key: str, *, hold: bool) -> dict[st
     environment = await service.loop.read(lambda: service.loop.store.environment(digest))
     now = service.loop.clock.now().wall
     nice = first.spec.nice if call.caller.admin else max(0, first.spec.nice)  # below 0 was an administrator's favour
-    spec = replace(first.spec, begin=None, dependency=None, nice=nice)
+    spec = replace(present_spec(service.loop.engine.view, first), begin=None, dependency=None, nice=nice)
     event = JobSubmitted(
         spec, call.caller, environment, _array_text(jobs), hold, next_run(spec.cron, now) if spec.cron else None
     )
