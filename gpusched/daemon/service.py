@@ -84,7 +84,7 @@ class Service:
                     job,
                     engine.view.live.get(job.id) or ended.get(job.id),
                     why.get(job.id),
-                    positions.get(job.id) if job.id in positions else self._place_within(job, positions),
+                    self.place(job, positions),
                     engine.view,
                     self.board.progress.get(job.id),
                     self.places,
@@ -96,8 +96,10 @@ class Service:
             for job in jobs
         ]
 
-    def _place_within(self, job: Job, positions: Mapping[int, int]) -> int | None:
-        """The place of elements that wait folded into a row."""
+    def place(self, job: Job, positions: Mapping[int, int]) -> int | None:
+        """The place of a job among these, also of elements that wait folded into a row."""
+        if job.id in positions:
+            return positions[job.id]
         row = self.loop.engine.state.row(job.id) if positions and job.state is JobState.PENDING else None
         if row is None or row.array is None or row.id not in positions:
             return None

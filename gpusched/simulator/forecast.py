@@ -116,14 +116,11 @@ def _estimate(rolls: Sequence[Roll], job_id: int) -> Estimate:
 
 def _why_not(roll: Roll, job_id: int) -> str:
     """Why a job has not started by the end of a roll."""
-    job = roll.engine.state.jobs.get(job_id)
+    job = roll.engine.state.row(job_id)  # of an element that waits folded into a row, that row
     if job is None or job.state.final:
         return f"it would never start: {job.ended_because}" if job is not None else "it would never start"
     if not waits(job):
         return "it waits for somebody to release or change it"
-    if not roll.complete:
-        days = (roll.now.boot - roll.picture.now.boot) / 86400
-        return f"not within the next {days:.0f} days" if days >= 1 else "too many jobs are ahead of it"
     endless = _to_blame(roll, job)
     if endless:
         names = ", ".join(other.key for other in endless[:NAMED])
@@ -133,6 +130,9 @@ def _why_not(roll: Roll, job_id: int) -> str:
             f"job{'s' if many else ''} {names}{more} {'have' if many else 'has'} no time limit and nothing like "
             f"{'them' if many else 'it'} has run before, so nobody can say"
         )
+    if not roll.complete:
+        days = (roll.now.boot - roll.picture.now.boot) / 86400
+        return f"not within the next {days:.0f} days" if days >= 1 else "too many jobs are ahead of it"
     return "nothing that is expected to happen would let it start"
 
 

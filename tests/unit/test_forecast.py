@@ -157,6 +157,22 @@ def test_a_roll_ends_when_the_caller_has_had_enough() -> None:
     )
 
 
+def test_an_element_that_waits_in_its_arrays_row_is_not_said_to_start_never() -> None:
+    world, _ = a_full_world()
+    array = world.submit(expected=60.0, array="0-99")
+    found = forecast(take(world.engine, world.now), [array + 99], enough=lambda _guess: lambda: True)
+    assert found.estimates[array + 99].because == "too many jobs are ahead of it"
+
+
+def test_jobs_of_unknown_length_are_named_also_by_a_roll_that_was_cut_short() -> None:
+    world = World(1)
+    endless = world.submit()
+    set_going(world)
+    waiting = world.submit()
+    found = forecast(take(world.engine, world.now), [waiting], enough=lambda _guess: lambda: True)
+    assert found.estimates[waiting].because.startswith(f"job {endless} has no time limit and nothing like it has run")
+
+
 def a_busy_world(policy: PolicyName, seed: int) -> tuple[World, dict[int, float]]:
     """Jobs of all kinds, and how long each runs: what its owner said, to the tenth of a second."""
     dice = random.Random(f"{policy} {seed}")

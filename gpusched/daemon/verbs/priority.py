@@ -22,14 +22,14 @@ async def priorities(service: Service, call: Call) -> dict[str, Any]:
         jobs = [job for key in dict.fromkeys(keys) for job in await _waiting(service, key)]
     else:
         jobs = [job for job in engine.state.jobs.values() if job.state is JobState.PENDING and job.spec.cron is None]
-    last = len(positions) + 1
-    jobs.sort(key=lambda job: (positions.get(job.id, last), job.id))
+    places = {job.id: service.place(job, positions) for job in jobs}
+    jobs.sort(key=lambda job: (places[job.id] or float("inf"), job.id))
     rules = view.rules.policy
     return {
         "policy": str(rules.name),
         "by_priority": by_priority(view.rules),
         "age_days": rules.weights.age_days,
-        "waiting": len(positions),
+        "waiting": sum(job.size for job in view.waiting()),
         "jobs": [
             {
                 "job": job.key,
@@ -41,7 +41,7 @@ async def priorities(service: Service, call: Call) -> dict[str, Any]:
                 "account": job.account,
                 "partition": job.spec.request.partition,
                 "gpus": job.spec.request.gpus,
-                "position": positions.get(job.id),
+                "position": places[job.id],
                 "overdue": view.bucket(job).overdue,
                 **factors_view(view, job, now),
             }

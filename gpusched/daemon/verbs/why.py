@@ -59,6 +59,6 @@ def _no_need(shown: dict[str, Any]) -> str:
     """Why there is nothing to explain about a job that does not wait."""
     if shown["ended_at"]:
         return f"it has ended ({shown['exit_text']}); to run it again: gpusched requeue {shown['job']}"
-    places = ", ".join(str(device["index"]) for device in shown["devices"])
-    on = f"on device {places}" if places else "without a device"
+    places = [str(device["index"]) for device in shown["devices"]]
+    on = f"on device{'s' * (len(places) > 1)} {', '.join(places)}" if places else "without a device"
     return f"it waits for nothing: it has been started {on}; see: gpusched show {shown['job']}"
