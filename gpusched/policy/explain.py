@@ -165,6 +165,9 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
     if len(usable) - len(foreign) < request.gpus:
         where = ", ".join(f"{s.device.index} ({format_size(s.device.foreign_mib)})" for s in foreign)
         return Reason(Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end")
+    if not possible(view, request):
+        scattered = f"needs {request.gpus} suitable devices close together, those that are usable are not"
+        return Reason(Word.DEVICE_UNAVAILABLE, scattered, "a suitable device comes back")
     shut = closed(view, job, now)
     open_now = [slot for slot in usable if room_for(slot, request, floor)]
     for able in (usable, open_now) if shut else ():
@@ -179,12 +182,13 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
         return Reason(Word.PRIORITY, promised, "that job starts")
     if len(open_now) >= request.gpus and first is not None:
         return Reason(Word.PRIORITY, *kept_free(view, job, first, rivals.kept(first), now))
-    if len(open_now) >= request.gpus:
+    apart = len(open_now) >= request.gpus and fit(view, job, shut) is None  # the policy packs gangs
+    if len(open_now) >= request.gpus and not apart:
         return Reason(Word.STARTING, "it is about to start", "the next scheduling cycle, at once")
     need = f"needs {_count_text(request)}"
     if request.gpu_mem_mib:
         need += f" with {format_size(request.gpu_mem_mib)}{' to share' if request.shared else ''}"
-    free = f"{len(open_now)} of {len(suitable)} free"
+    free = f"{len(open_now)} of {len(suitable)} free{', but not close together' if apart else ''}"
     if over_quota(view, job):
         free += f"; {quota_text(view, job)}, so it waits for what nobody else wants"
     if first is not None:

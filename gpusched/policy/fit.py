@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from gpusched.model.job import Job, Request, Share
+from gpusched.model.policy import Placement
 from gpusched.policy.pool import Member, Pool
 from gpusched.policy.view import Slot, View
 
@@ -34,14 +35,18 @@ def possible(view: View, request: Request, closed: Container[str] = frozenset())
 
     closed: devices that count as not there.
     """
-    if not closed and view.pool(request).open >= request.gpus:
+    pool = view.pool(request)
+    packs = view.rules.policy.placement is Placement.PACK and not request.shared
+    if not closed and not packs and pool.open >= request.gpus:
         return True
     floor = view.rules.foreign_floor_mib
-    able = [
-        s for s in view.suitable(request)
+    able = {
+        s.device.uuid for s in view.suitable(request)
         if s.device.usable and s.device.uuid not in closed and not foreign_blocks(s, request, floor)
-    ]  # fmt: skip
-    return len(able) >= request.gpus
+    }  # fmt: skip
+    if len(able) < request.gpus:
+        return False
+    return not packs or pool.has_place(request.gpus, pool.able_in_groups(able.__contains__))
 
 
 def fit(
@@ -96,17 +101,20 @@ def _fit_shared(view: View, job: Job, closed: Container[str]) -> tuple[Share, ..
 
 def _pick_smallest(view: View, request: Request, closed: Container[str], count: int) -> list[str] | None:
     """Among the open devices that are not closed: of the smallest size with which the gang finds a place."""
-    slots = [s for s in view.suitable(request) if s.open and s.device.uuid not in closed]
-    for size in sorted({slot.device.total_mib for slot in slots}):
-        uuids = _pool_of([s for s in slots if s.device.total_mib <= size], view).pick(count)
+    slots = view.suitable(request)
+    able = {slot.device.uuid for slot in slots if slot.open and slot.device.uuid not in closed}
+    for size in sorted({slot.device.total_mib for slot in slots if slot.device.uuid in able}):
+        uuids = _pool_of(view, slots, {s.device.uuid for s in slots if s.device.total_mib <= size} & able).pick(count)
         if uuids is not None:
             return uuids
     return None
 
 
-def _pool_of(slots: Sequence[Slot], view: View) -> Pool:
-    members = [Member(slot.device.uuid, slot.device.group, slot.device.total_mib) for slot in slots]
-    pool = Pool(members, view.rules.policy.placement)
-    for slot in slots:
-        pool.flip(slot.device.uuid, True)
+def _pool_of(view: View, slots: Sequence[Slot], able: set[str]) -> Pool:
+    """A pool of `able`, all of them open. Where gangs are packed, the others count for how large the groups are."""
+    placement = view.rules.policy.placement
+    of = slots if placement is Placement.PACK else [slot for slot in slots if slot.device.uuid in able]
+    pool = Pool([Member(slot.device.uuid, slot.device.group, slot.device.total_mib) for slot in of], placement)
+    for uuid in able:
+        pool.flip(uuid, True)
     return pool

@@ -53,6 +53,16 @@ class Pool:
             counts[group] += able(uuid)
         return counts
 
+    def has_place(self, count: int, able: Sequence[int]) -> bool:
+        """Whether a gang of `count` would find a place, if so many devices of each group were open."""
+        if self._placement is not Placement.PACK or not count:
+            return sum(able) >= count
+        if count <= self.largest:
+            return max(able, default=0) >= count
+        full, rest = divmod(count, self.largest)
+        whole = sum(number == self.largest for number in able)
+        return whole > full or (whole == full and (not rest or any(rest <= n < self.largest for n in able)))
+
     def group_of(self, uuid: str) -> int:
         return self._place[uuid][0]
 

@@ -116,7 +116,7 @@ class View:
         self._place_of: dict[int, tuple[Bucket, Rank, float]] = {}
         self.stood: dict[int, Rank] = {}  # the rank with which a job was waiting last: settles ties of those who run
         self._aging: list[tuple[float, int]] = []  # waiting jobs by when their patience ends; some have gone since
-        self._past_patience: set[int] = set()
+        self._aged = float("-inf")  # wall clock: whose patience ended by then is overdue
 
     # ---- what the engine puts in ----------------------------------------------------------------------------
 
@@ -221,13 +221,13 @@ class View:
 
     def age(self, now: Instant) -> None:
         """Jobs whose patience has come to its end go before the others of their level."""
+        self._aged = now.wall
         while self._aging and self._aging[0][0] <= now.wall:
             job_id = heappop(self._aging)[1]
             place, job = self._place_of.get(job_id), self.jobs.get(job_id)
             if place is None or job is None or place[0].overdue or self._patience_ends(job) > now.wall:
                 continue
             self._unqueue(job)
-            self._past_patience.add(job_id)
             self._queue(job)
 
     def rank_anew(self) -> None:
@@ -451,7 +451,7 @@ class View:
         limited = job.array.array_id if job.array and job.array.limit else 0
         spec = job.spec
         return Bucket(
-            job.yielding, job.patient, job.id in self._past_patience, spec.qos, job.account, job.owner.uid,
+            job.yielding, job.patient, self._patience_ends(job) <= self._aged, spec.qos, job.account, job.owner.uid,
             spec.request, limited, job.owner.gid,
         )
 
@@ -488,7 +488,6 @@ class View:
         place = self._place_of.pop(job.id, None)
         if place is None:
             return
-        self._past_patience.discard(job.id)
         bucket, rank, length = place
         self.cpu_waiting -= not bucket.request.gpus
         self.guessed -= _guessed(job)
