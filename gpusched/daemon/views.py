@@ -15,8 +15,9 @@ from gpusched.model.device import Health, Occupancy
 from gpusched.model.job import Attempt, AttemptKey, Job
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Saved
 from gpusched.policy.explain import Reason
+from gpusched.policy.holdings import Slot
 from gpusched.policy.priority import factors
-from gpusched.policy.view import Slot, View
+from gpusched.policy.view import View
 from gpusched.simulator.forecast import Estimate
 
 EXIT_TIMEOUT, EXIT_CANCELLED, EXIT_LOST = 124, 130, 125

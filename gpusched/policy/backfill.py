@@ -18,13 +18,14 @@ from gpusched.policy.decisions import Decision, Preempt, Start
 from gpusched.policy.elastic import offers, settling
 from gpusched.policy.expected import remaining, time_left
 from gpusched.policy.fit import fit, possible
+from gpusched.policy.holdings import Lifted
 from gpusched.policy.limits import limited
 from gpusched.policy.passing import less_shut
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key
 from gpusched.policy.reserve import closed, competes_for, openings, taken, vacated
-from gpusched.policy.view import Bucket, Lifted, View
+from gpusched.policy.view import Bucket, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,13 @@ from gpusched.policy.explain_next import kept_free, reserved, what_next
 from gpusched.policy.explain_victims import VictimVerdict as VictimVerdict
 from gpusched.policy.explain_victims import victims as victims
 from gpusched.policy.fit import fit, foreign_blocks, possible, room_for
+from gpusched.policy.holdings import Slot
 from gpusched.policy.limits import limited
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.reserve import closed, competes_for, taken
 from gpusched.policy.reserve_words import before_window, kept_from, of_device
 from gpusched.policy.rights import over_quota, quota_text
-from gpusched.policy.view import Slot, View
+from gpusched.policy.view import View
 
 _ENDS = "running jobs end or give devices back"
 _MORE = "the jobs ahead start, and more end"

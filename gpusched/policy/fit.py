@@ -6,8 +6,9 @@ from collections.abc import Container, Sequence
 
 from gpusched.model.job import Job, Request, Share
 from gpusched.model.policy import Placement
+from gpusched.policy.holdings import Slot
 from gpusched.policy.pool import Member, Pool
-from gpusched.policy.view import Slot, View
+from gpusched.policy.view import View
 
 
 def room_for(slot: Slot, request: Request, floor_mib: int) -> bool:

@@ -14,8 +14,9 @@ from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.state import JobState
 from gpusched.policy.elastic import Give, Offer, give, offers
 from gpusched.policy.fit import fit
+from gpusched.policy.holdings import Lifted
 from gpusched.policy.rights import guaranteed, may_reclaim, over_quota
-from gpusched.policy.view import Lifted, View
+from gpusched.policy.view import View
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import Placement
 from gpusched.policy.decisions import Decision, Evict, Preempt, Start
 from gpusched.policy.fit import fit
+from gpusched.policy.holdings import Lifted
 from gpusched.policy.limits import limited
 from gpusched.policy.pool import Pool
 from gpusched.policy.preempt import Plan
 from gpusched.policy.sharing import InOrder, Standing, standings
-from gpusched.policy.view import Lifted, View
+from gpusched.policy.view import View
 
 Place = list[tuple[int, int]]  # (group, devices in it)
 

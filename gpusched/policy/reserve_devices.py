@@ -10,7 +10,8 @@ from gpusched.model.errors import Refused, UsageError
 from gpusched.model.evolve import evolve
 from gpusched.model.reservation import Reservation, clash
 from gpusched.policy.expected import remaining
-from gpusched.policy.view import Slot, View
+from gpusched.policy.holdings import Slot
+from gpusched.policy.view import View
 
 
 def named(view: View, words: Iterable[str]) -> list[Slot]:

@@ -22,6 +22,7 @@ from gpusched.policy.decisions import Decision, Evict, Preempt, Start
 from gpusched.policy.expected import remaining, running_for
 from gpusched.policy.fit import fit
 from gpusched.policy.limits import limited
+from gpusched.policy.patience import Overdue
 from gpusched.policy.preempt import Plan, may_leave, plan_among
 from gpusched.policy.queue import Failed, Queue, anything_to_give
 from gpusched.policy.reserve import closed
@@ -179,12 +180,14 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
     stops = tuple([standing.attempt for standing in shares.losing])
     if stops:
         yield Evict(stops, shares.waiting[0].id if shares.waiting else stops[0].job_id)
-    for job in shares.waiting:
+    overdue = Overdue(view, now)
+    for job in overdue.among(shares.waiting):
         if view.array_full(job) or limited(view, job) is not None:
             continue
-        plan = plan_among(view, job, (), now, closed(view, job, now))
+        shut = closed(view, job, now) | overdue.kept_from(job)
+        plan = plan_among(view, job, (), now, shut)
         if plan is not None:
-            yield _start_or_wait(view, job, plan, closed(view, job, now))
+            yield _start_or_wait(view, job, plan, shut)
 
 
 def _start_or_wait(view: View, job: Job, plan: Plan, shut: frozenset[str]) -> Decision:
@@ -197,10 +200,11 @@ def _start_or_wait(view: View, job: Job, plan: Plan, shut: frozenset[str]) -> De
 
 
 def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
-    for job in shares.waiting:
+    overdue = Overdue(view, now)
+    for job in overdue.among(shares.waiting):
         if view.array_full(job) or limited(view, job) is not None:
             continue
-        shut = closed(view, job, now)
+        shut = closed(view, job, now) | overdue.kept_from(job)
         found = fit(view, job, shut)
         if found is not None:
             yield Start(job.id, found)
@@ -210,10 +214,10 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
         plan = plan_among(view, job, willing(view, job, shares), now, shut)
         if plan is not None and worth_it(view, now, job, plan):
             yield Preempt(job.id, plan)
-    yield from _leftovers(view, now)
+    yield from _leftovers(view, now, overdue)
 
 
-def _leftovers(view: View, now: Instant) -> Iterator[Decision]:
+def _leftovers(view: View, now: Instant, overdue: Overdue) -> Iterator[Decision]:
     """What those who were granted devices could not use, because they need others or more at once, goes to whoever
     fits: he stands behind them and can be asked to leave."""
     queue, failed = Queue(view), Failed(view)
@@ -221,7 +225,7 @@ def _leftovers(view: View, now: Instant) -> Iterator[Decision]:
         bucket, job = head
         if not bucket.request.gpus or failed.covers(bucket) or view.array_full(job) or limited(view, job) is not None:
             continue
-        shut = closed(view, job, now)
+        shut = closed(view, job, now) | overdue.kept_from(job)
         found = fit(view, job, shut)
         if found is not None:
             yield Start(job.id, found)

@@ -1,17 +1,14 @@
-"""What the policies see: devices, who holds them, what runs and what waits, kept up to date change by change.
+"""What the policies see: the devices and who holds them (policy/holdings.py), what runs and what waits, in order.
 
-The engine is the only one that puts things in. Policies may take victims out for the length of a `with` block
-(`with view.without(victims):`) to see what would fit; nothing is ever copied whole.
+It is kept up to date change by change. The engine is the only one that puts things in.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -24,38 +21,14 @@ from gpusched.model.rules import Rules
 from gpusched.model.state import JobState, StopKind
 from gpusched.policy.expected import time_left
 from gpusched.policy.fairshare import Ledger
-from gpusched.policy.pool import Member, Pool
+from gpusched.policy.holdings import Holdings
 from gpusched.policy.predict import Durations
 from gpusched.policy.rights import over_quota
 from gpusched.policy.usage import Usage
 
-_REMEMBERED = 20_000  # different requests for which the suitable devices are remembered
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
 
 Rank = Any  # what a policy orders by: any comparable value, smaller first, of one type per policy
-Lifted = list[tuple["Slot", AttemptKey, int | None]]
-
-
-@dataclass(slots=True)
-class Slot:
-    """One device with its holders (None: the whole device; a number: that many MiB of it) and who it is kept for."""
-
-    device: Device
-    holders: dict[AttemptKey, int | None] = field(default_factory=dict)
-    kept_for: int | None = None  # the preemptor that victims are leaving it to
-    guarded: bool = False  # while a decision is being tried out: somebody else gets it
-    able: bool = False  # usable, and not in foreign use
-    open: bool = False  # able, whole, free and kept for nobody: what the pools count
-    partly: bool = False  # not open, but perhaps with memory for one more who shares
-    pools: list[Pool] = field(default_factory=list)
-
-    @property
-    def shared_mib(self) -> int:
-        return sum(share or 0 for share in self.holders.values())
-
-    @property
-    def exclusive(self) -> bool:
-        return None in self.holders.values()
 
 
 class Bucket(NamedTuple):
@@ -80,13 +53,12 @@ class Waiting:
     lengths: list[tuple[float, int]] = field(default_factory=list)  # seconds, for policies that backfill
 
 
-class View:
+class View(Holdings):
     """Indexes over the engine's state. `rank` is the policy's: where a waiting job stands among its equals."""
 
     def __init__(self, rules: Rules, rank: Callable[[View, Job], Rank] | None = None) -> None:
-        self.rules = rules
+        super().__init__(rules)
         self.jobs: dict[int, Job] = {}
-        self.slots: dict[str, Slot] = {}
         self.live: dict[int, Attempt] = {}  # job id → its live attempt
         self.leaving: dict[AttemptKey, Attempt] = {}  # ended, devices not yet seen free
         self.overdue: set[AttemptKey] = set()  # of these, the ones that should have left long ago
@@ -99,20 +71,15 @@ class View:
         self.cpu_running = 0
         self.cpu_waiting = 0
         self.guessed = 0  # waiting jobs of which only predictions can say how long they run
-        self.open_devices = 0
-        self.partly_open = 0
         self.closing = False  # the service is emptying itself: nothing new starts
         self.due: float | None = None  # boot clock, while a cycle runs: the look that was asked for and is due now
         self.durations = Durations()
         self.ledger = Ledger(rules.policy.fair_share)
-        self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
         self.in_use = Usage(rules.limits)
         self._rank = rank or _first_come
         self._backfills = rules.policy.name is PolicyName.BACKFILL
         self._array_live: Counter[int] = Counter()
         self._array_claims: Counter[int] = Counter()
-        self._suitable: dict[Request, tuple[list[Slot], frozenset[str], Pool]] = {}
-        self._kinds: dict[frozenset[str], tuple[frozenset[str], Pool]] = {}  # one object for each set of devices
         self._place_of: dict[int, tuple[Bucket, Rank, float]] = {}
         self.stood: dict[int, Rank] = {}  # the rank with which a job was waiting last: settles ties of those who run
         self._aging: list[tuple[float, int]] = []  # waiting jobs by when their patience ends; some have gone since
@@ -121,24 +88,16 @@ class View:
     # ---- what the engine puts in ----------------------------------------------------------------------------
 
     def put_device(self, device: Device) -> None:
-        slot = self.slots.get(device.uuid)
-        if slot is None or _identity(slot.device) != _identity(device):
-            self._forget_pools()
-        if slot is None:
-            slot = self.slots[device.uuid] = Slot(device)
+        known = device.uuid in self.slots
+        slot = self.take_in(device)
+        if not known:
             for attempt in (*self.live.values(), *self.leaving.values()):
-                self._hold(attempt, only=device.uuid)
+                self.hold(attempt, only=device.uuid)
             for job_id in (*self.claimants, *self.stopping):
                 if device.uuid in _kept(self.jobs[job_id]):
                     slot.kept_for = job_id
-        slot.device = device
+            self.refresh(slot)
         self.in_use.put_device(device)
-        able = device.usable and device.foreign_mib <= self.rules.foreign_floor_mib
-        if able is not slot.able:
-            slot.able = able
-            for pool in slot.pools:
-                pool.able += 1 if able else -1
-        self._refresh(slot)
 
     def put_job(self, job: Job, eligible: bool) -> None:
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
@@ -208,8 +167,8 @@ class View:
             if old.devices == attempt.devices and old.cleared == attempt.cleared and old.released == attempt.released:
                 return  # it holds what it held
             for share in old.held:
-                self._let_go(share.uuid, key)
-        self._hold(attempt)
+                self.let_go(share.uuid, key)
+        self.hold(attempt)
 
     def put_reservation(self, reservation: Reservation) -> None:
         """Take in a new or changed reservation; let go of one that is over."""
@@ -217,7 +176,7 @@ class View:
             self.reservations[reservation.name] = reservation
         else:
             self.reservations.pop(reservation.name, None)
-        self._forget_pools()
+        self.forget_pools()
 
     def age(self, now: Instant) -> None:
         """Jobs whose patience has come to its end go before the others of their level."""
@@ -313,139 +272,14 @@ class View:
                 stopping.append(self.live[job_id])
         return [*stopping, *(a for key, a in self.leaving.items() if key not in self.overdue)]
 
-    def suits(self, device: Device, request: Request) -> bool:
-        """The device is of the asked kind and in the asked partition, whatever its present state."""
-        partition = self.rules.partitions.get(request.partition)
-        if partition is None or not partition.holds(device.index, device.uuid, device.name):
-            return False
-        if request.gpu_mem_mib is not None and device.total_mib < request.gpu_mem_mib:
-            return False
-        if request.gpu_type is not None and not _glob(device.name, request.gpu_type):
-            return False
-        kept = self.reservations.get(request.reservation) if request.reservation else None
-        return kept is None or device.uuid in kept.devices
-
-    def suitable(self, request: Request) -> Sequence[Slot]:
-        """The devices of the asked kind, whatever their present state, by index."""
-        return self._look_up(request)[0]
-
-    def kind(self, request: Request) -> frozenset[str]:
-        """What a request competes for: the UUIDs of the devices of the asked kind, or the places of CPU-only jobs."""
-        return self._look_up(request)[1]
-
-    def pool(self, request: Request) -> Pool:
-        """The open devices of the asked kind."""
-        return self._look_up(request)[2]
-
-    def _look_up(self, request: Request) -> tuple[list[Slot], frozenset[str], Pool]:
-        found = self._suitable.get(request)
-        if found is None:
-            if len(self._suitable) >= _REMEMBERED:
-                self._suitable.clear()
-            slots = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
-            slots.sort(key=lambda slot: (slot.device.index, slot.device.uuid))
-            kind = frozenset(slot.device.uuid for slot in slots) if request.gpus else frozenset({"cpu"})
-            if kind not in self._kinds:
-                self._kinds[kind] = (kind, self._make_pool(slots if request.gpus else []))
-            found = self._suitable[request] = (slots, *self._kinds[kind])
-        return found
-
-    def lift(self, attempt: Attempt, lifted: Lifted, only: Container[str] | None = None) -> None:
-        """See the devices as if this attempt had left them (or `only` these), until `put_back(lifted)`."""
-        for share in attempt.held:
-            slot = self.slots.get(share.uuid)
-            if slot is not None and attempt.key in slot.holders and (only is None or share.uuid in only):
-                lifted.append((slot, attempt.key, slot.holders[attempt.key]))
-                self._let_go(share.uuid, attempt.key)
-
-    def put_back(self, lifted: Lifted) -> None:
-        while lifted:
-            slot, key, mem = lifted.pop()
-            self._take(slot, key, mem)
-
-    @contextmanager
-    def without(self, attempts: Iterable[Attempt]) -> Iterator[None]:
-        """See the devices as if these attempts had left them."""
-        lifted: Lifted = []
-        try:
-            for attempt in attempts:
-                self.lift(attempt, lifted)
-            yield
-        finally:
-            self.put_back(lifted)
-
-    def guard(self, uuids: Iterable[str]) -> None:
-        """See these devices as not open, until `unguard`: a decision about them is being tried out."""
-        for uuid in uuids:
-            self.slots[uuid].guarded = True
-            self._refresh(self.slots[uuid])
-
-    def unguard(self, uuids: Iterable[str]) -> None:
-        for uuid in uuids:
-            self.slots[uuid].guarded = False
-            self._refresh(self.slots[uuid])
-
     # ---- bookkeeping ----------------------------------------------------------------------------------------
-
-    def _make_pool(self, slots: Sequence[Slot]) -> Pool:
-        members = [Member(slot.device.uuid, slot.device.group, slot.device.total_mib) for slot in slots]
-        pool = Pool(members, self.rules.policy.placement)
-        for slot in slots:
-            slot.pools.append(pool)
-            pool.able += slot.able
-            if slot.open:
-                pool.flip(slot.device.uuid, True)
-        return pool
-
-    def _forget_pools(self) -> None:
-        if not self._kinds:
-            return
-        self._suitable.clear()
-        self._kinds.clear()
-        for slot in self.slots.values():
-            slot.pools.clear()
-
-    def _refresh(self, slot: Slot) -> None:
-        is_open = partly = False
-        if slot.kept_for is None:
-            if slot.holders:
-                partly = not slot.exclusive and slot.device.usable
-            else:
-                is_open = slot.able and not slot.guarded
-                partly = not is_open and slot.device.usable
-        if partly is not slot.partly:
-            slot.partly = partly
-            self.partly_open += 1 if partly else -1
-        if is_open is not slot.open:
-            slot.open = is_open
-            self.open_devices += 1 if is_open else -1
-            for pool in slot.pools:
-                pool.flip(slot.device.uuid, is_open)
-
-    def _hold(self, attempt: Attempt, only: str | None = None) -> None:
-        key = attempt.key
-        for share in attempt.held:
-            slot = self.slots.get(share.uuid)
-            if slot is not None and only in (None, share.uuid):
-                self._take(slot, key, share.mem_mib)
-
-    def _take(self, slot: Slot, key: AttemptKey, mem_mib: int | None) -> None:
-        slot.holders[key] = mem_mib
-        self._refresh(slot)
-
-    def _let_go(self, uuid: str, key: AttemptKey) -> None:
-        slot = self.slots.get(uuid)
-        if slot is None or key not in slot.holders:
-            return
-        del slot.holders[key]
-        self._refresh(slot)
 
     def _keep(self, job: Job, for_job: int | None) -> None:
         for uuid in _kept(job):
             slot = self.slots.get(uuid)
             if slot is not None and slot.kept_for in (None, job.id):
                 slot.kept_for = for_job
-                self._refresh(slot)
+                self.refresh(slot)
 
     def _bucket(self, job: Job) -> Bucket:
         limited = job.array.array_id if job.array and job.array.limit else 0
@@ -542,14 +376,3 @@ def _guessed(job: Job) -> bool:
 
 def _first_come(view: View, job: Job) -> Rank:
     return 0
-
-
-def _identity(device: Device) -> tuple[int, str, int, str]:
-    """What decides whether a device suits a request, and where in its pool it stands."""
-    return device.index, device.name, device.total_mib, device.group
-
-
-def _glob(name: str, pattern: str) -> bool:
-    lowered = pattern.lower()
-    # "h100" alone means "a name that contains it": nobody types "NVIDIA H100 80GB HBM3"
-    return fnmatchcase(name.lower(), lowered if any(c in lowered for c in "*?[") else f"*{lowered}*")

@@ -34,7 +34,8 @@ from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules, default_qos
 from gpusched.model.state import JobState, StopKind, diagram
 from gpusched.policy.explain import Word
-from gpusched.policy.view import Slot, View
+from gpusched.policy.holdings import Slot
+from gpusched.policy.view import View
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
