@@ -9,6 +9,7 @@ from builders import World
 
 from gpusched.model.policy import PolicyName, PolicyRules
 from gpusched.model.rules import Rules
+from gpusched.policy.explain import Word
 
 PATIENCE = 3600.0
 EVERY = pytest.mark.parametrize("name", list(PolicyName))
@@ -40,3 +41,42 @@ def test_the_rest_of_an_array_goes_on_being_first(name: PolicyName):
         world.exits(before)
         before = array + element
         assert world.running() == {before}
+
+
+@EVERY
+@pytest.mark.parametrize("calm", [True, False])
+def test_a_gang_does_not_starve_behind_small_jobs_that_cannot_be_asked_to_leave(name: PolicyName, calm: bool):
+    world = a_world(2, name, min_run=0.0, tick=0.0, calm=calm)
+    running = [world.submit(expected=100.0) for _ in range(2)]
+    world.started(*running)
+    gang = world.submit(gpus=2, expected=1000.0)
+    for _ in range(150):  # fit-first may pass it a hundred times
+        world.passes(50)
+        following = world.submit(expected=100.0)
+        world.exits(running.pop(0))
+        if world.where(gang):
+            return
+        if world.where(following):
+            world.started(following)
+            running.append(following)
+        if not running:
+            break
+    raise AssertionError("the gang has not started")
+
+
+@pytest.mark.parametrize("name", [name for name in PolicyName if name.preemptive])
+def test_what_is_kept_for_a_job_that_has_waited_long_is_not_kept_from_higher_levels(name: PolicyName):
+    world = a_world(2, name, min_run=0.0, tick=0.0)
+    first, second = (world.submit(qos="high") for _ in range(2))
+    world.started(first, second)
+    gang = world.submit(gpus=2)
+    world.passes(PATIENCE + 400)
+    world.exits(first)
+    small = world.submit()
+    assert world.where(small) == ()
+    assert world.why(small).word is Word.PRIORITY
+    more = world.submit(qos="high")
+    assert world.where(more) == (0,)
+    world.exits(more)
+    world.exits(second)
+    assert world.where(gang) == (0, 1)
