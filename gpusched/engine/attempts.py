@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gpusched.engine.dependencies import tell_dependents
 from gpusched.engine.folding import unfold_head
 from gpusched.engine.moves import came_back, left_in
@@ -108,9 +106,9 @@ def ask_to_stop(turn: Turn, job: Job, stop: Stop) -> Job:
     changed = job.state is JobState.STOPPING
     if changed and job.stop is not None:
         earlier = min(stop.deadline, job.stop.deadline)
-        stop = replace(stop, deadline=earlier, kills=job.stop.kills, asked=job.stop.asked)
+        stop = evolve(stop, deadline=earlier, kills=job.stop.kills, asked=job.stop.asked)
     if stop.asked is None:
-        stop = replace(stop, asked=turn.now.boot)
+        stop = evolve(stop, asked=turn.now.boot)
     job = turn.put_job(job, state=JobState.STOPPING, stop=stop)
     left = max(0.0, stop.deadline - turn.now.boot)
     turn.tell(job, "stopping", f"{stop.phrase()}: asked to save and leave within {left:.0f} s", stop.by)
@@ -131,7 +129,7 @@ def kill_now(turn: Turn, job: Job, text: str) -> None:
     assert job.stop is not None
     kills = job.stop.kills + 1
     again = KILL_AGAIN * 2 ** min(kills - 1, MOST_DOUBLED)
-    job = turn.put_job(job, stop=replace(job.stop, deadline=turn.now.boot + again, kills=kills))
+    job = turn.put_job(job, stop=evolve(job.stop, deadline=turn.now.boot + again, kills=kills))
     turn.tell(job, "killed", text)
     turn.act(Kill(job.attempt_key))
 
@@ -145,9 +143,10 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
         return
     job, attempt = found
     saved = event.outcome.saved or attempt.saved
-    clear = tuple(uuid for uuid in attempt.uuids if uuid in event.clear)
+    uuids = attempt.uuids
+    clear = uuids if event.clear == uuids else tuple([uuid for uuid in uuids if uuid in event.clear])
     never = event.outcome.kind is OutcomeKind.NEVER_STARTED
-    released = never or len(clear) == len(attempt.uuids)
+    released = never or len(clear) == len(uuids)
     ended = _ended(turn, attempt, event.outcome)
     attempt = turn.put_attempt(
         attempt,
@@ -162,9 +161,9 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
     held = 0.0 if never else max(0.0, ended.boot - attempt.created)
     turn.view.ledger.end(job.id, held, turn.now.wall)
     if released:
-        turn.act(Forget(attempt.key))
+        turn.act(Forget(event.attempt))
     else:
-        turn.act(LookAgain(tuple(uuid for uuid in attempt.uuids if uuid not in clear)))
+        turn.act(LookAgain(tuple([uuid for uuid in uuids if uuid not in clear])))
     turn.tell(job, "exited", f"attempt {attempt.number}: {describe(event.outcome)}")
     _settle_job(turn, job, attempt)
 

@@ -42,6 +42,8 @@ def _kill_text(stop: Stop) -> str:
 
 def next_deadline(turn: Turn) -> float | None:
     """The earliest deadline on the boot clock, or when the policy wants to decide again."""
+    if not (turn.view.stopping or turn.state.timed):
+        return turn.state.look_at
     times = [] if turn.state.look_at is None else [turn.state.look_at]
     for job_id in turn.view.stopping | turn.state.timed:
         job, attempt = turn.state.jobs[job_id], turn.view.live[job_id]
@@ -53,6 +55,8 @@ def next_deadline(turn: Turn) -> float | None:
 
 def next_begin(turn: Turn) -> float | None:
     """The earliest begin time of a job, or begin or end of a reservation, on the wall clock."""
+    if not (turn.state.waiting_for_time or turn.view.reservations):
+        return None
     begins = (turn.state.jobs[job_id].spec.begin for job_id in turn.state.waiting_for_time)
     boundaries = (r.end if r.begun else r.start for r in turn.view.reservations.values())
     return min((*(begin for begin in begins if begin is not None), *boundaries), default=None)

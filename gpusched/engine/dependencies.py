@@ -221,6 +221,8 @@ def _decide(turn: Turn, job: Job, memo: Memo | None) -> None:
 def tell_dependents(turn: Turn, jobs: Iterable[Job]) -> None:
     """Jobs have started, ended or come back: look at everyone for whom that makes a difference."""
     state, memo, look_at = turn.state, Memo(), set[int]()
+    if not (state.dependents or state.likes):
+        return
     jobs = tuple(jobs)
     for key in dict.fromkeys(key for job in jobs for key in followed(state, job)):
         memo[key] = facts(state, key)
@@ -249,7 +251,8 @@ def settle(turn: Turn) -> None:
         ended, turn.ended = turn.ended, []
         left, turn.names_left = turn.names_left, set()
         for job in ended:
-            unfollow(turn.state, job)
+            if job.spec.dependency is not None:
+                unfollow(turn.state, job)
         tell_dependents(turn, ended)
         # of the jobs with one name only the first can have become free to go
         _look_at(turn, {turn.state.singletons[name][0] for name in left if name in turn.state.singletons}, {})

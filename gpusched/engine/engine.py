@@ -167,7 +167,8 @@ class Engine:
             reply = self._dispatch(turn, event)
         except GpuschedError as error:
             return error
-        settle(turn)
+        if turn.ended or turn.names_left:
+            settle(turn)
         return reply
 
     def _dispatch(self, turn: Turn, event: Event) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gpusched.engine.attempts import ask_to_stop, grace, start
 from gpusched.engine.elastic import resize, widen
@@ -117,7 +116,7 @@ def _end_of_yielding(turn: Turn) -> None:
     yielding = [job for bucket in turn.view.buckets if bucket.yielding for job in turn.view.queued(bucket)]
     for job in sorted(yielding, key=lambda j: j.id):
         if not _devices_still_leaving(turn, job):
-            turn.put_job(replace(job, yielding=False))
+            turn.put_job(job, yielding=False)
 
 
 def _devices_still_leaving(turn: Turn, job: Job) -> bool:

@@ -311,5 +311,6 @@ def describe_devices(state: State, shares: tuple[Share, ...]) -> str:
     """`device 2`, `devices 0,1`, or `no device`, as the story and the answers say it."""
     if not shares:
         return "no device (CPU only)"
-    indexes = sorted(state.view.slots[s.uuid].device.index for s in shares if s.uuid in state.view.slots)
+    slots = state.view.slots
+    indexes = sorted([slots[share.uuid].device.index for share in shares if share.uuid in slots])
     return f"device{'s' if len(indexes) > 1 else ''} {','.join(map(str, indexes))}"

@@ -26,6 +26,9 @@ class AttemptKey(NamedTuple):
         return f"{self.job_id}-{self.number}"
 
 
+_new_key = tuple.__new__  # AttemptKey(…) without the call in between
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who submitted a job, as the kernel told (SO_PEERCRED)."""
@@ -294,7 +297,7 @@ class Attempt:
 
     @property
     def key(self) -> AttemptKey:
-        return AttemptKey(self.job_id, self.number)
+        return _new_key(AttemptKey, (self.job_id, self.number))
 
     @property
     def held(self) -> tuple[Share, ...]:

@@ -26,6 +26,8 @@ class PolicyName(StrEnum):
     LAS = "las"  # least attained device-seconds first, in queues, preemptive; needs no durations
     PREDICTED = "predicted"  # srtf with durations learned from the jobs that have ended, else as las
 
+    __hash__ = str.__hash__  # as good as that of Enum, and asked for all the time
+
     @property
     def preemptive(self) -> bool:
         """Jobs of one level may be asked to leave for one another, and come back."""

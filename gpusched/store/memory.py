@@ -39,32 +39,38 @@ class MemoryStore:
         """All of it or nothing. Raises StoreError for an attempt or a line of a job that is not there."""
         new = {job.id for change in changes for job in change.jobs}
         for change in changes:
-            for number in (*(a.job_id for a in change.attempts), *(line.job_id for line in change.story)):
-                if number not in self._jobs and number not in new:
-                    raise StoreError(f"job {number} is not there: its attempt or story cannot be kept", "this is a bug")
+            for row in (*change.attempts, *change.story):
+                if row.job_id not in new and row.job_id not in self._jobs:
+                    what = f"job {row.job_id} is not there: its attempt or story cannot be kept"
+                    raise StoreError(what, "this is a bug")
         for change in changes:
             self._apply(change)
 
     def _apply(self, change: Changes) -> None:
         for job in change.jobs:
             self._jobs[job.id] = job
-            self._next_job_id = max(self._next_job_id, job.id + 1)
+            if job.id >= self._next_job_id:
+                self._next_job_id = job.id + 1
         for attempt in change.attempts:
             self._attempts.setdefault(attempt.job_id, {})[attempt.number] = attempt
         for digest, environment in change.environments:
             self._environments.setdefault(digest, dict(environment))
-        for line in change.story if self._keep_story else ():
-            of_job = self._story.setdefault(line.job_id, [])
-            if isinstance(line, StoryCopy):
-                of_job += [replace(told, job_id=line.job_id) for told in self._story.get(line.source, ())]
-            else:
-                of_job.append(line)
+        if self._keep_story:
+            self._tell(change)
         for used in change.usage:
             self._usage[used.account] = used
         for reservation in change.reservations:
             self._reservations[reservation.name] = reservation
         if change.next_job_id is not None:
             self._next_job_id = max(self._next_job_id, change.next_job_id)
+
+    def _tell(self, change: Changes) -> None:
+        for line in change.story:
+            of_job = self._story.setdefault(line.job_id, [])
+            if isinstance(line, StoryCopy):
+                of_job += [replace(told, job_id=line.job_id) for told in self._story.get(line.source, ())]
+            else:
+                of_job.append(line)
 
     def check(self) -> None:
         """Memory can always be written."""
