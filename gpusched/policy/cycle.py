@@ -15,6 +15,7 @@ from gpusched.model.job import Job
 from gpusched.policy import grow
 from gpusched.policy.decisions import Decision, Start, Withdraw
 from gpusched.policy.fit import foreign_blocks, promised
+from gpusched.policy.keeping_room import keep_room
 from gpusched.policy.limits import limited
 from gpusched.policy.policies import policy_of
 from gpusched.policy.reserve import closed
@@ -26,6 +27,7 @@ def cycle(view: View, now: Instant) -> Iterator[Decision]:
     if view.claimants:
         yield from _promises(view, now)
     view.age(now)
+    keep_room(view, now)
     if view.buckets:
         yield from policy_of(view.rules).serve(view, now)
     if view.elastic:

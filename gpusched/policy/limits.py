@@ -50,7 +50,8 @@ def limited(view: View, job: Job) -> Limited | None:
     tallies = usage.of(job)
     if not tallies:
         return None
-    return forbidden(usage.rules, job, ((t.scope, t.limits) for t in tallies)) or used_up(view, job, tallies)
+    never = forbidden(usage.rules, job, ((t.scope, t.limits) for t in tallies))
+    return never or used_up(view, job, tallies) or _kept(view, job, tallies)
 
 
 def forbidden(rules: LimitRules, job: Job, scopes: Iterable[tuple[Scope, Limits]] | None = None) -> Limited | None:
@@ -76,7 +77,8 @@ def headroom(view: View, job: Job) -> int | None:
         mine = tally.holders.get(job.id, 0)
         free = [tally.limits.max_job_devices]
         if tally.most_parts is not None:
-            free.append(max(0, tally.most_parts - (tally.parts - mine)) // WHOLE)
+            kept = _keeper(view, job, tally) is not None
+            free.append(mine // WHOLE if kept else max(0, tally.most_parts - (tally.parts - mine)) // WHOLE)
         most = min((n for n in (most, *free) if n is not None), default=None)
     return most
 
@@ -98,13 +100,40 @@ def need(view: View, job: Job) -> int:
 def used_up(view: View, job: Job, tallies: Iterable[Tally]) -> Limited | None:
     """The first of these limits that leaves no room for the job now, because of what others use."""
     for tally in tallies:
-        mine, most = tally.holders.get(job.id, 0), tally.limits.max_running
-        if most is not None and tally.running - (job.id in tally.holders) >= most:
-            return _running(view, job, tally, most)
-        if tally.most_parts is None or not job.spec.request.gpus:
-            continue
-        if tally.parts - mine + need(view, job) > tally.most_parts:
+        if (what := full(view, job, tally)) == "running":
+            return _running(view, job, tally, tally.limits.max_running or 0)
+        if what == "devices":
             return _devices(view, job, tally)
+    return None
+
+
+def full(view: View, job: Job, tally: Tally) -> str:
+    """What a limit has no room for, if the job came to those who use it: "running", "devices", or nothing."""
+    mine, most = tally.holders.get(job.id, 0), tally.limits.max_running
+    if most is not None and tally.running - (job.id in tally.holders) >= most:
+        return "running"
+    if tally.most_parts is None or not job.spec.request.gpus:
+        return ""
+    return "devices" if tally.parts - mine + need(view, job) > tally.most_parts else ""
+
+
+def _keeper(view: View, job: Job, tally: Tally) -> Job | None:
+    """Who stands before this job and waits for what is left of the limit, which is kept for him."""
+    if tally.kept_for is None or tally.kept_for == job.id:
+        return None
+    other = view.jobs.get(tally.kept_for)
+    waits = other is not None and view.place(other) is not None
+    return other if waits and other is not None and view.order(other) < view.order(job) else None
+
+
+def _kept(view: View, job: Job, tallies: Iterable[Tally]) -> Limited | None:
+    """The first of these limits of which the job may have nothing, because it is kept for one past its patience."""
+    for tally in tallies:
+        if tally.kept_for is None or job.id in tally.holders or (other := _keeper(view, job, tally)) is None:
+            continue
+        what = full(view, other, tally)
+        if what == "running" or (what == "devices" and job.spec.request.gpus):
+            return _kept_for(view, tally, what, other)
     return None
 
 
@@ -147,6 +176,17 @@ def _running(view: View, job: Job, tally: Tally, most: int) -> Limited:
 
     rules = view.in_use.rules
     return Limited(_word("running", tally.scope), tally.scope, text, _ends_or_raised(rules, tally, "max_running"))
+
+
+def _kept_for(view: View, tally: Tally, what: str, other: Job) -> Limited:
+    def text() -> str:
+        patience = format_duration(view.rules.policy.patience)
+        left = "devices" if what == "devices" else "jobs"
+        return f"more {left} of {tally.scope} are kept for job {other.key}, which has waited longer than {patience}"
+
+    rules, setting = view.in_use.rules, "max_devices" if what == "devices" else "max_running"
+    change = raised(rules, tally.scope, setting)
+    return Limited(_word(what, tally.scope), tally.scope, text, lambda: f"that job starts, or {change}")
 
 
 def _too_large(rules: LimitRules, job: Job, scope: Scope, most: int) -> Limited:

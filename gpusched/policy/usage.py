@@ -25,6 +25,7 @@ class Tally:
     jobs: int = 0  # that wait or run
     parts: int = 0
     holders: dict[int, int] = field(default_factory=dict)  # jobs that run, or are promised devices → their parts
+    kept_for: int | None = None  # the job for which what is left is kept: see policy/keeping_room.py
 
     @property
     def running(self) -> int:
@@ -86,6 +87,7 @@ class Usage:
         self._entries: dict[int, _Entry] = {}
         self._totals: dict[str, int] = {}  # MiB of every device that told its size
         self._sharing: dict[int, tuple[Job, Attempt | None, bool]] = {}  # jobs whose parts depend on those sizes
+        self._kept: list[Tally] = []
 
     # ---- what the view puts in ------------------------------------------------------------------------------
 
@@ -144,6 +146,16 @@ class Usage:
             if entry.account.running.pop(job_id, None) is not None:
                 entry.account.changed()
         self._sharing.pop(job_id, None)
+
+    def keep(self, tally: Tally, job_id: int) -> None:
+        """Keep what is left of a limit for this job."""
+        tally.kept_for = job_id
+        self._kept.append(tally)
+
+    def keep_nothing(self) -> None:
+        for tally in self._kept:
+            tally.kept_for = None
+        self._kept.clear()
 
     # ---- what the policies ask ------------------------------------------------------------------------------
 
