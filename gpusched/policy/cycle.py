@@ -36,9 +36,10 @@ def cycle(view: View, now: Instant) -> Iterator[Decision]:
 
 def next_look(view: View, now: Instant) -> float | None:
     """When (boot clock) the passing of time alone can make a cycle decide otherwise; None: never."""
-    look = policy_of(view.rules).next_look(view, now)
-    mine = grow.next_look(view, now) if view.elastic else None
-    return look if mine is None or (look is not None and look <= mine) else mine
+    looks = [policy_of(view.rules).next_look(view, now), view.next_aging(now)]
+    if view.elastic:
+        looks.append(grow.next_look(view, now))
+    return min((look for look in looks if look is not None), default=None)
 
 
 def _promises(view: View, now: Instant) -> Iterator[Decision]:

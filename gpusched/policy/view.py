@@ -26,6 +26,7 @@ from gpusched.policy.predict import Durations
 from gpusched.policy.rights import over_quota
 from gpusched.policy.usage import Usage
 
+_AT_ONCE = 1e-6  # seconds
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
 
 Rank = Any  # what a policy orders by: any comparable value, smaller first, of one type per policy
@@ -180,14 +181,24 @@ class View(Holdings):
 
     def age(self, now: Instant) -> None:
         """Jobs whose patience has come to its end go before the others of their level."""
-        self._aged = now.wall
-        while self._aging and self._aging[0][0] <= now.wall:
+        self._aged = now.wall + _AT_ONCE
+        while self._aging and self._aging[0][0] <= self._aged:
             job_id = heappop(self._aging)[1]
             place, job = self._place_of.get(job_id), self.jobs.get(job_id)
-            if place is None or job is None or place[0].overdue or self._patience_ends(job) > now.wall:
+            if place is None or job is None or place[0].overdue or self._patience_ends(job) > self._aged:
                 continue
             self._unqueue(job)
             self._queue(job)
+
+    def next_aging(self, now: Instant) -> float | None:
+        """When (boot clock) the patience of one of those that wait comes to its end next."""
+        while self._aging:
+            ends, job_id = self._aging[0]
+            place, job = self._place_of.get(job_id), self.jobs.get(job_id)
+            if place is not None and job is not None and not place[0].overdue and self._patience_ends(job) == ends:
+                return now.boot + ends - now.wall
+            heappop(self._aging)
+        return None
 
     def rank_anew(self) -> None:
         """The policy's ranks have changed by something other than the jobs themselves (it has learned)."""
