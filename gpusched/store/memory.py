@@ -123,6 +123,8 @@ class MemoryStore:
     def _needed(self) -> set[int]:
         """Ids of ended jobs that must be known all the same, because the engine refers to them."""
         named = {a.job_id for of_job in self._attempts.values() for a in of_job.values() if not a.released}
+        # what an array has come to takes all of its elements
+        named |= {job.array.array_id for job in map(self._jobs.__getitem__, list(named)) if job.array is not None}
         for job in self._jobs.values():
             if job.state.final:
                 continue

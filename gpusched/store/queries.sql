@@ -78,6 +78,9 @@ CREATE TEMP VIEW needed (id) AS
 WITH named (number) AS (
     SELECT job_id FROM attempt WHERE released = 0
     UNION
+    SELECT job.array_id FROM attempt JOIN job ON job.id = attempt.job_id -- what an array has come to takes all of it
+    WHERE attempt.released = 0 AND job.array_id IS NOT NULL
+    UNION
     SELECT array_id FROM job WHERE ended_at IS NULL AND array_id IS NOT NULL
     UNION
     SELECT CAST(key.value AS INTEGER) -- of "7_3" that is 7: the whole array

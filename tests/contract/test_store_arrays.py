@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from gpusched.model.changes import Changes, StoryCopy, StoryLine
-from gpusched.model.job import ArrayElement, Job, JobSpec, Owner
+from gpusched.model.evolve import evolve
+from gpusched.model.job import ArrayElement, Attempt, Job, JobSpec, Owner, Share
 from gpusched.model.spans import Span
-from gpusched.model.state import JobState
+from gpusched.model.state import JobState, Outcome, OutcomeKind
 from gpusched.ports import HistoryQuery, Store
 from gpusched.store.memory import MemoryStore
 from gpusched.store.sqlite import SqliteStore
@@ -93,3 +94,15 @@ def test_elements_that_were_cancelled_as_one_row_are_one_row_of_the_history(stor
     assert store.recent_keys(1000, 9) == ("5",)
     assert store.load().jobs == ()
     assert store.trim(9999.0) == 2 and store.array(5) == ()
+
+
+def test_of_an_array_that_still_holds_devices_all_elements_are_known_again(store: Store) -> None:
+    """Else what the array has come to would be told by that element alone."""
+    outcome = Outcome(OutcomeKind.EXITED, 0)
+    held = Attempt(6, 1, (Share("GPU-0"),), "boot", 100.0, 1000.0, ended=200.0, ended_at=1100.0, outcome=outcome)
+    rows = (row(5, 0, state=JobState.FAILED), row(6, 2, state=JobState.COMPLETED))
+    store.commit([Changes(jobs=rows, attempts=(held,))])
+    assert store.load().jobs == rows
+    assert store.trim(ended_before=5000.0) == 0
+    store.commit([Changes(attempts=(evolve(held, released=True),))])
+    assert store.load().jobs == ()
