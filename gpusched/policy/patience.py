@@ -8,7 +8,6 @@ it. So once its patience is over, its kind of devices is kept from all who stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Job
@@ -25,33 +24,28 @@ class Overdue:
 
     def __init__(self, view: View, now: Instant) -> None:
         self._view = view
-        self._first: dict[int, tuple[Any, frozenset[str]]] = {}  # job → its place in the order, its kind of devices
+        self._kinds: dict[int, frozenset[str]] = {}  # of such a job
         heads = [view.head(bucket) for bucket in view.buckets if bucket.overdue and bucket.request.gpus]
         for job in sorted(heads, key=view.order):
             kind = competes_for(view, job.spec.request)
-            ahead = any(not kind.isdisjoint(other) for _, other in self._first.values())
-            if not ahead and self._could_start(job, now):
-                self._first[job.id] = view.order(job), kind
+            ahead = any(not kind.isdisjoint(other) for other in self._kinds.values())
+            if not ahead and self._may(job) and possible(view, job.spec.request, closed(view, job, now)):
+                self._kinds[job.id] = kind
 
-    def _could_start(self, job: Job, now: Instant) -> bool:
-        view = self._view
-        if view.array_full(job) or limited(view, job) is not None:
-            return False
-        return possible(view, job.spec.request, closed(view, job, now))
+    def _may(self, job: Job) -> bool:
+        return not self._view.array_full(job) and limited(self._view, job) is None
 
     def kept_from(self, job: Job) -> frozenset[str]:
-        """What this waiting job may not have, because one of them stands before it and still waits."""
-        if not self._first:
+        """What this waiting job may not have, because one of them stands before it and still waits for devices only."""
+        if not self._kinds:
             return _NONE
-        mine = self._view.order(job)
-        ahead = [job_id for job_id, (order, _) in self._first.items() if order < mine]
-        return _NONE.union(*(self._first[job_id][1] for job_id in ahead if self._waits(job_id)))
-
-    def _waits(self, job_id: int) -> bool:
-        return self._view.place(self._view.jobs[job_id]) is not None
+        mine, view = self._view.order(job), self._view
+        firsts = [first for job_id in self._kinds if view.place(first := view.jobs[job_id]) is not None]
+        ahead = [first for first in firsts if view.order(first) < mine and self._may(first)]
+        return _NONE.union(*(self._kinds[first.id] for first in ahead))
 
     def among(self, waiting: Sequence[Job]) -> list[Job]:
         """These waiting jobs and the overdue ones, in order: they are tried even if the count left too few for them."""
         there = {job.id for job in waiting}
-        others = [self._view.jobs[job_id] for job_id in self._first if job_id not in there]
+        others = [self._view.jobs[job_id] for job_id in self._kinds if job_id not in there]
         return sorted((*waiting, *others), key=self._view.order) if others else list(waiting)
