@@ -33,8 +33,17 @@ def schedule(turn: Turn) -> None:
     _rank_anew(turn)
     if turn.rules.policy.name.preemptive:
         unfold_ahead(turn)
-    decided = cycle(turn.view, turn.now)
-    for decision in decided:
+    _decide(turn)
+    if _end_of_yielding(turn) and not turn.rules.policy.name.preemptive:
+        _decide(turn)  # who took its old place again may be first now, where the first that does not fit blocks others
+    turn.view.fresh.clear()
+    turn.view.due = None
+    turn.dirty = False
+    turn.state.look_at = next_look(turn.view, turn.now)
+
+
+def _decide(turn: Turn) -> None:
+    for decision in cycle(turn.view, turn.now):
         match decision:
             case Start(job_id, devices, past):
                 start(turn, turn.state.jobs[job_id], devices)
@@ -51,11 +60,6 @@ def schedule(turn: Turn) -> None:
             case Withdraw(job_id, reason):
                 job = turn.put_job(turn.state.jobs[job_id], earmark=())
                 turn.tell(job, "replanned", f"its devices are chosen anew: {reason}")
-    _end_of_yielding(turn)
-    turn.view.fresh.clear()
-    turn.view.due = None
-    turn.dirty = False
-    turn.state.look_at = next_look(turn.view, turn.now)
 
 
 def _rank_anew(turn: Turn) -> None:
@@ -111,12 +115,14 @@ def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
     )
 
 
-def _end_of_yielding(turn: Turn) -> None:
-    """A job that gave its devices back has let the others go first once; now it takes its old place again."""
+def _end_of_yielding(turn: Turn) -> bool:
+    """A job that gave its devices back has let the others go first once; now it takes its old place again. Returns
+    whether there was one."""
     yielding = [job for bucket in turn.view.buckets if bucket.yielding for job in turn.view.queued(bucket)]
-    for job in sorted(yielding, key=lambda j: j.id):
-        if not _devices_still_leaving(turn, job):
-            turn.put_job(job, yielding=False)
+    over = [job for job in sorted(yielding, key=lambda j: j.id) if not _devices_still_leaving(turn, job)]
+    for job in over:
+        turn.put_job(job, yielding=False)
+    return bool(over)
 
 
 def _devices_still_leaving(turn: Turn, job: Job) -> bool:

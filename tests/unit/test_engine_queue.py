@@ -8,6 +8,7 @@ from builders import World
 from gpusched.model.array import parse_array
 from gpusched.model.errors import UsageError
 from gpusched.model.events import CronFired
+from gpusched.model.policy import PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
 from gpusched.policy.explain import Word, victims
@@ -263,3 +264,14 @@ def test_a_cron_template_does_not_keep_singletons_of_its_name_waiting():
     assert world.running() == {template + 1}
     waits = world.submit(name="nightly", after="singleton")
     assert world.why(waits).word is Word.DEPENDENCY
+
+
+@pytest.mark.parametrize("name", list(PolicyName))
+def test_what_a_job_gave_back_and_nobody_could_use_it_takes_again(name: PolicyName):
+    world = World(2, rules=Rules(policy=PolicyRules(name)))
+    other, gives = world.submit(), world.submit()
+    world.started(other, gives)
+    world.submit(gpus=2)
+    world.preempt(gives)
+    world.exits(gives, code=85)
+    assert world.running() == {other, gives}
