@@ -24,7 +24,7 @@ class PolicyName(StrEnum):
     SRTF = "srtf"  # shortest remaining time first, preemptive
     SRSF = "srsf"  # smallest remaining time × devices first, preemptive
     LAS = "las"  # least attained device-seconds first, in queues, preemptive; needs no durations
-    PREDICTED = "predicted"  # srtf with durations learned from the jobs that have ended, else as las
+    PREDICTED = "predicted"  # by what the jobs that have ended say about the time that is left, preemptive
 
     __hash__ = str.__hash__  # as good as that of Enum, and asked for all the time
 

@@ -61,7 +61,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
             queue.push_next(bucket)
             continue
         if possible(view, bucket.request):
-            kept.append(reserve(view, now, job))
+            kept.append(keep_for(view, now, job))
             behind.append(bucket)
         for other, _ in less_shut(view, bucket, now, closed(view, job, now)):
             decision = _decide(view, now, other, kept[-1:])
@@ -142,7 +142,7 @@ def _gone_by(view: View, job: Job, now: Instant, kept: list[Kept]) -> bool:
     return seconds is not None and all(now.boot + seconds <= (k.until or 0.0) for k in kept)
 
 
-def reserve(view: View, now: Instant, job: Job) -> Kept:
+def keep_for(view: View, now: Instant, job: Job) -> Kept:
     """When and where `job` could start first, if running jobs end as expected and nobody new gets in its way."""
     request, kind = job.spec.request, competes_for(view, job.spec.request)
     if not request.gpus:

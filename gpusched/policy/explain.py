@@ -15,7 +15,7 @@ from gpusched.model.job import HoldKind, Job, Request
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import StopKind
 from gpusched.model.units import format_size
-from gpusched.policy.backfill import Kept, reserve
+from gpusched.policy.backfill import Kept, keep_for
 from gpusched.policy.explain_ahead import Ahead as Ahead
 from gpusched.policy.explain_ahead import ahead as ahead
 from gpusched.policy.explain_next import kept_free, reserved, what_next

@@ -6,7 +6,7 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.policy import PolicyName
 from gpusched.model.units import format_duration
-from gpusched.policy.backfill import Kept, reserve
+from gpusched.policy.backfill import Kept, keep_for
 from gpusched.policy.expected import basis, time_left
 from gpusched.policy.explain_victims import victims
 from gpusched.policy.slices import asks_at, on_grid
@@ -63,7 +63,7 @@ def what_next(view: View, job: Job, first: Job | None, now: Instant) -> str:
             return f"job {names} {asked[0].text}"
         return ""
     whose = first or job
-    kept = reserve(view, now, whose)
+    kept = keep_for(view, now, whose)
     if kept.until is None:
         return ""
     ending = sorted(

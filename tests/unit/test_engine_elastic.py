@@ -7,7 +7,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.job import Speed
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState, StopKind
-from gpusched.policy.backfill import reserve
+from gpusched.policy.backfill import keep_for
 
 # ---- the start -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ def test_backfill_counts_on_what_it_will_give_back():
     world.started(rigid)
     wide(world, most=3)
     big = world.submit(gpus=3)
-    kept = reserve(world.engine.view, world.now, world.job(big))
+    kept = keep_for(world.engine.view, world.now, world.job(big))
     assert kept.until == world.now.boot + HOUR and len(kept.devices) == 3
     world.passes(HOUR)
     world.exits(rigid)
