@@ -247,7 +247,7 @@ class _Rivals:
         if self._view.rules.policy.name is not PolicyName.BACKFILL:
             return None
         if first.id not in self._kept:
-            self._kept[first.id] = reserve(self._view, self._now, first)
+            self._kept[first.id] = keep_for(self._view, self._now, first)
         return self._kept[first.id]
 
     def ahead(self, first: Job) -> str:
