@@ -33,6 +33,7 @@ class Allotment:
             alone = kinds[chosen[0]].able if whole else self._able(frozenset().union(*chosen))
             self._left[mask] = float(alone)
         self._masks = {kind: [mask for mask in masks if mask & bit] for kind, bit in self._bit.items()}
+        self._young = dict.fromkeys(masks, 0.0)  # in the hands of those who can be asked to leave before long
 
     def _able(self, uuids: frozenset[str]) -> int:
         return sum(1 for uuid in uuids if self._view.slots[uuid].able)
@@ -52,11 +53,20 @@ class Allotment:
             left[mask] -= need
         return True
 
-    def force(self, request: Request) -> None:
-        """Take what a job needs that keeps its devices in any case."""
+    def force(self, request: Request, *, young: bool = False) -> None:
+        """Take what a job needs that keeps its devices in any case. young: only because it has just started."""
         need = self.need(request)
         for mask in self._masks[competes_for(self._view, request)]:
             self._left[mask] -= need
+            self._young[mask] += need * young
+
+    def reserve(self, request: Request) -> bool:
+        """Take what the request needs, if only the devices of young jobs are missing: nobody else gets them then."""
+        need, masks = self.need(request), self._masks[competes_for(self._view, request)]
+        if any(self._left[mask] + self._young[mask] < need - _SLACK for mask in masks):
+            return False
+        self.force(request)
+        return True
 
     def need(self, request: Request) -> float:
         """Devices; a job that shares counts by its part of the memory."""

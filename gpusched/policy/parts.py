@@ -28,6 +28,7 @@ class Parts:
         shares = sum(weight.values())
         self._part = {account: able * weight[account] / shares for account in accounts}
         self._left = dict(self._part)
+        self._granted = dict.fromkeys(self._part, 0.0)
         self._used = {account: view.ledger.usage(account, now.wall) / weight[account] for account in accounts}
         turn = view.rules.policy.turn * able * len(accounts) / shares if accounts else 0.0
         self._turn_of = self._whose_turn(view, sorted(holding, key=lambda job: job.id), turn)
@@ -40,17 +41,21 @@ class Parts:
         """There is more than one account to share with."""
         return len(self._part) > 1
 
-    def grant(self, job: Job, size: float) -> bool:
-        """Whether these devices are within the part of the job's account, or it has the turn; then they are taken."""
+    def grant(self, job: Job, size: float, *, overdue: bool = False) -> bool:
+        """Whether these devices are within the part of the job's account, or it has the turn; then they are taken.
+
+        overdue: where jobs of its own account hold them that stay for now, no other job of it gets what they leave.
+        """
         account = job.account
         if self._turn_of is not None and account != self._turn_of:
             return False
         if size > self._part[account] + _SLACK:
             return self._turn_of == account
-        if self._left[account] < size - _SLACK:
-            return False
-        self._left[account] -= size
-        return True
+        enough = self._left[account] >= size - _SLACK
+        if enough or (overdue and self._granted[account] + size <= self._part[account] + _SLACK):
+            self._left[account] -= size
+            self._granted[account] += size
+        return enough
 
     def _whose_turn(self, view: View, holding: list[Job], turn: float) -> str | None:
         """The account whose gang runs, until another is a turn behind it; else the one that has used least of those

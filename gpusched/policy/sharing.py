@@ -53,7 +53,7 @@ def share_out(view: View, now: Instant) -> Shares:
     requests |= {view.jobs[job_id].spec.request for job_id in view.claimants}
     allotment = Allotment(view, requests)
     for standing in staying:
-        allotment.force(standing.job.spec.request)
+        allotment.force(standing.job.spec.request, young=is_young(view, standing.attempt, now))
     for job_id in view.claimants:
         allotment.force(view.jobs[job_id].spec.request)
     granted: set[int] = set()
@@ -67,8 +67,13 @@ def share_out(view: View, now: Instant) -> Shares:
     waiting += _count_out(view, now, allotment, running, granted, None, arrays)
     for _, job in waiting:
         view.in_use.put(job, None, promised=False)
-    waiting.sort(key=lambda found: found[0])
+    waiting.sort(key=lambda found: in_turn(found[0], found[1].id in entitled))
     return Shares([job for _, job in waiting], [s for s in running if s.job.id not in granted], entitled)
+
+
+def in_turn(order: Order, entitled: bool) -> tuple[int, int, bool, Order]:
+    """In what order those who wait are served: in one level first who gets what is its account's part."""
+    return order[0], order[1], not entitled, order
 
 
 def _count_out(
@@ -77,7 +82,8 @@ def _count_out(
 ) -> list[tuple[Order, Job]]:  # fmt: skip
     """Grant devices in order to those who have none yet, and return who of them waits, with their places in the order.
 
-    parts: only up to what is each account's part. Limits and quotas count what is granted as used.
+    parts: only up to what is each account's part. That may be what young jobs of others still hold: else these, one
+    after the other, could keep a gang waiting for ever. Limits and quotas count what is granted as used.
     """
     waiting = []
     line, reach = InOrder(view, running, granted), Reach(view, now)
@@ -90,9 +96,11 @@ def _count_out(
             continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
         size = allotment.need(job.spec.request)
         over_quota = order[0] > 1  # it has no part of what others want
-        if parts is not None and (over_quota or not parts.grant(job, size)):
+        if parts is not None and (over_quota or not parts.grant(job, size, overdue=standing is None and not order[2])):
             line.refuse()
-        elif allotment.grant(job.spec.request):
+        elif allotment.grant(job.spec.request) or (
+            parts is not None and standing is None and allotment.reserve(job.spec.request)
+        ):
             granted.add(job.id)
             if standing is None:
                 waiting.append((order, job))
@@ -167,7 +175,7 @@ class InOrder:
 
 def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]:
     """The running jobs in order: those who may be asked to leave, and those who stay in any case."""
-    rank, rules = _RANKS[view.rules.policy.name], view.rules.policy
+    rank = _RANKS[view.rules.policy.name]
     movable: list[Standing] = []
     staying: list[Standing] = []
     for job_id, attempt in view.live.items():
@@ -176,10 +184,16 @@ def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]
             continue
         order = (view.standing(job), -view.priority(job), True, rank(view, job, now), job_id)
         standing = Standing(order, job, attempt)
-        young = rules.calm and (attempt.started is None or now.boot - attempt.started < rules.min_run - 1e-9)
-        (staying if young or not can_move(job, attempt) else movable).append(standing)
+        stays = is_young(view, attempt, now) or not can_move(job, attempt)
+        (staying if stays else movable).append(standing)
     movable.sort(key=lambda standing: standing.order)
     return movable, staying
+
+
+def is_young(view: View, attempt: Attempt, now: Instant) -> bool:
+    """By the calm rules it may not be asked to leave yet."""
+    rules = view.rules.policy
+    return rules.calm and (attempt.started is None or now.boot - attempt.started < rules.min_run - 1e-9)
 
 
 def can_move(job: Job, attempt: Attempt) -> bool:

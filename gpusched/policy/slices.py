@@ -180,7 +180,7 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
     stops = tuple([standing.attempt for standing in shares.losing])
     if stops:
         yield Evict(stops, shares.waiting[0].id if shares.waiting else stops[0].job_id)
-    overdue = Overdue(view, now)
+    overdue = Overdue(view, now, shares.entitled)
     for job in overdue.among(shares.waiting):
         if view.array_full(job) or limited(view, job) is not None:
             continue
@@ -188,6 +188,8 @@ def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
         plan = plan_among(view, job, (), now, shut)
         if plan is not None:
             yield _start_or_wait(view, job, plan, shut)
+        else:
+            overdue.keep_for(job)
 
 
 def _start_or_wait(view: View, job: Job, plan: Plan, shut: frozenset[str]) -> Decision:
@@ -200,7 +202,7 @@ def _start_or_wait(view: View, job: Job, plan: Plan, shut: frozenset[str]) -> De
 
 
 def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
-    overdue = Overdue(view, now)
+    overdue = Overdue(view, now, shares.entitled)
     for job in overdue.among(shares.waiting):
         if view.array_full(job) or limited(view, job) is not None:
             continue
@@ -209,11 +211,12 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
         if found is not None:
             yield Start(job.id, found)
             continue
-        if not may_ask or job.patient or over_quota(view, job):
-            continue
-        plan = plan_among(view, job, willing(view, job, shares), now, shut)
-        if plan is not None and worth_it(view, now, job, plan):
-            yield Preempt(job.id, plan)
+        if may_ask and not job.patient and not over_quota(view, job):
+            plan = plan_among(view, job, willing(view, job, shares), now, shut)
+            if plan is not None and worth_it(view, now, job, plan):
+                yield Preempt(job.id, plan)
+                continue
+        overdue.keep_for(job)
     yield from _leftovers(view, now, overdue)
 
 
