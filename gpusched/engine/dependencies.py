@@ -255,11 +255,12 @@ def settle(turn: Turn) -> None:
                 unfollow(turn.state, job)
         tell_dependents(turn, ended)
         # of the jobs with one name only the first can have become free to go
-        _look_at(turn, {turn.state.singletons[name][0] for name in left if name in turn.state.singletons}, {})
+        firsts = [turn.state.singletons[name][0] for name in left if name in turn.state.singletons]
+        _look_at(turn, {job_id for job_id in firsts if not turn.state.jobs[job_id].dependency_met}, {})
 
 
 def _look_at(turn: Turn, job_ids: set[int], memo: Memo) -> None:
-    for job_id in sorted(job_ids):
+    for job_id in sorted(job_ids) if job_ids else ():
         job = turn.state.jobs.get(job_id)
         if job is not None:
             look_again(turn, job, memo)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import assert_never
 
 from gpusched.engine import attempts, elastic
 from gpusched.engine.deadlines import next_begin, next_deadline, run_out
 from gpusched.engine.dependencies import Met, evaluate, known, look_again, settle
 from gpusched.engine.devices import on_sampled
 from gpusched.engine.following import corresponding, follow, followed_alone
-from gpusched.engine.requests import JobRequest, on_request
+from gpusched.engine.requests import on_request
 from gpusched.engine.reservations import on_reserve, on_time, on_unreserve
 from gpusched.engine.schedule import schedule
 from gpusched.engine.submit import array_rows, check, on_cron, on_submitted
@@ -105,7 +104,8 @@ class Engine:
         replies = [self._reply(turn, event) for event in events]
         on_time(turn)
         schedule(turn)
-        settle(turn)
+        if turn.ended or turn.names_left:
+            settle(turn)
         step = Step(turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn))
         self._forget_ended(turn)
         return step
@@ -172,14 +172,14 @@ class Engine:
         return reply
 
     def _dispatch(self, turn: Turn, event: Event) -> Reply:
-        if isinstance(event, JobRequest):
-            return on_request(turn, event)
         match event:
             case JobSubmitted():
                 turn.recall(event.recalled)
                 return on_submitted(turn, event)
             case AttemptStarted():
                 attempts.on_started(turn, event)
+            case AttemptExited():
+                attempts.on_exited(turn, event)
             case AttemptWatching():
                 attempts.on_watching(turn, event)
             case AttemptSaved():
@@ -188,8 +188,6 @@ class Engine:
                 elastic.on_progressed(turn, event)
             case ScriptChanged():
                 attempts.on_script_changed(turn, event)
-            case AttemptExited():
-                attempts.on_exited(turn, event)
             case DevicesSampled():
                 on_sampled(turn, event)
             case Woke():
@@ -206,7 +204,7 @@ class Engine:
             case ServiceStopping():
                 self._ask_everyone(turn, event)
             case _:
-                assert_never(event)
+                return on_request(turn, event)
         return None
 
     def _ask_again(self, turn: Turn) -> None:
@@ -246,9 +244,10 @@ class Engine:
         """
         if len(self.state.ended) < self.look_at:
             return
+        needed = bool(self.state.dependents)
         for job_id in sorted(self.state.ended):
             job = self.state.jobs[job_id]
-            if next(followed_alone(self.state, job), None) is None:
+            if not needed or next(followed_alone(self.state, job), None) is None:
                 turn.forget_job(job)
         for array_id in [array_id for array_id, array in self.state.arrays.known.items() if not array.rows]:
             if str(array_id) not in self.state.dependents:

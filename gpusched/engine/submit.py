@@ -37,7 +37,8 @@ def check(state: State, event: JobSubmitted, now: Instant) -> tuple[Job, ArraySp
     job = Job(state.next_job_id, owner, spec, JobState.PENDING, now.wall, hold=hold)
     check_reservation(state.view, job)
     check_request(state.view, spec.request)
-    limit = usual_time(rules, job) if limit is None else limit
+    if limit is None and state.view.in_use.active:
+        limit = usual_time(rules, job)
     array = _array(event, state)
     check_nice(spec.nice, caller)
     if spec.dependency is not None:

@@ -17,7 +17,7 @@ from gpusched.model.actions import Action
 from gpusched.model.changes import Changes, StoryCopy, StoryLine
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
-from gpusched.model.evolve import evolve
+from gpusched.model.evolve import changed, evolve
 from gpusched.model.job import Attempt, AttemptKey, Environment, Job, JobSpec, Share
 from gpusched.model.past import taught
 from gpusched.model.reservation import Reservation
@@ -100,7 +100,7 @@ class Turn:
         self.started = False  # an attempt has started: times that count from its start are known now
         self.actions: list[Action] = []
         self._jobs: dict[int, Job] = {}
-        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._attempts: dict[tuple[int, int], Attempt] = {}  # by their keys
         self._environments: dict[str, Environment] = {}
         self._story: list[StoryLine | StoryCopy] = []
         self._reservations: dict[str, Reservation] = {}
@@ -137,7 +137,7 @@ class Turn:
         """Replace fields of a job (or add a new one as it is) and note it for the commit."""
         state, view = self.state, self.view
         old = view.jobs.get(job.id)
-        new = evolve(job, **changes) if changes else job
+        new = changed(job, changes) if changes else job
         if old is None:
             index_job(state, new)
         else:
@@ -160,9 +160,9 @@ class Turn:
         return new
 
     def put_attempt(self, attempt: Attempt, **changes: Any) -> Attempt:
-        new = evolve(attempt, **changes) if changes else attempt
+        new = changed(attempt, changes) if changes else attempt
         self.view.put_attempt(new)
-        self._attempts[new.key] = new
+        self._attempts[new.job_id, new.number] = new
         if new.outcome is not None:
             self.dirty = True
         return new
@@ -206,15 +206,15 @@ class Turn:
         return first
 
     def changes(self) -> Changes:
-        moved = self.state.next_job_id != self._first_id
+        next_id = self.state.next_job_id
         return Changes(
-            jobs=tuple(self._jobs.values()),
-            attempts=tuple(self._attempts.values()),
-            environments=tuple(self._environments.items()),
-            story=tuple(self._story),
-            reservations=tuple(self._reservations.values()),
-            next_job_id=self.state.next_job_id if moved else None,
-            usage=self.view.ledger.changed(),
+            tuple(self._jobs.values()),
+            tuple(self._attempts.values()),
+            tuple(self._environments.items()) if self._environments else (),
+            tuple(self._story),
+            next_id if next_id != self._first_id else None,
+            self.view.ledger.changed(),
+            tuple(self._reservations.values()) if self._reservations else (),
         )
 
     def _move(self, old: Job, new: Job) -> None:
@@ -287,13 +287,13 @@ def index_job(state: State, job: Job) -> None:
     if job.state.final:
         state.ended.add(job.id)
     elif (name := unfinished_name(job)) is not None:
-        _insert(state.singletons.setdefault(name, []), job.id)
-
-
-def _insert(ids: list[int], job_id: int) -> None:
-    at = bisect_left(ids, job_id)
-    if at == len(ids) or ids[at] != job_id:
-        ids.insert(at, job_id)
+        ids = state.singletons.get(name)
+        if ids is None:
+            state.singletons[name] = [job.id]
+        elif ids[-1] < job.id:
+            ids.append(job.id)
+        elif ids[at := bisect_left(ids, job.id)] != job.id:
+            ids.insert(at, job.id)
 
 
 def _partition_allows(rules: Rules, spec: JobSpec) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gpusched.model import spans
 from gpusched.model.dependency import Dependency
-from gpusched.model.evolve import swift
+from gpusched.model.evolve import Hashed, swift
 from gpusched.model.gpu_count import counts_text
 from gpusched.model.spans import Span, Spans
 from gpusched.model.state import JobState, Outcome, Saved, Stop
@@ -49,8 +49,10 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Request(Hashed):
     """What an attempt needs. Jobs with equal requests are interchangeable for placement."""
+
+    __hash__ = Hashed.__hash__
 
     gpus: int = 1
     gpu_mem_mib: int | None = None  # per device: a minimum on an exclusive one, the share with `shared`
@@ -60,6 +62,9 @@ class Request:
     gpus_max: int | None = None  # elastic (--gpus 2-8): it runs on any number from `gpus` to this
     reservation: str = ""  # only on the devices of this reservation (--reservation)
     gpu_counts: tuple[int, ...] = ()  # elastic, on these numbers only (--gpus 1,2,4,8), ascending; (): on all of them
+
+    def _key(self) -> tuple[object, ...]:
+        return self.gpus, self.gpu_mem_mib, self.shared, self.gpu_type, self.partition, self.gpus_max, self.reservation
 
     @property
     def elastic(self) -> bool:

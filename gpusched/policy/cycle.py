@@ -36,10 +36,11 @@ def cycle(view: View, now: Instant) -> Iterator[Decision]:
 
 def next_look(view: View, now: Instant) -> float | None:
     """When (boot clock) the passing of time alone can make a cycle decide otherwise; None: never."""
-    looks = [policy_of(view.rules).next_look(view, now), view.next_aging(now)]
-    if view.elastic:
-        looks.append(grow.next_look(view, now))
-    return min((look for look in looks if look is not None), default=None)
+    look, aging = policy_of(view.rules).next_look(view, now), view.next_aging(now)
+    growing = grow.next_look(view, now) if view.elastic else None
+    if aging is None and growing is None:
+        return look
+    return min(other for other in (look, aging, growing) if other is not None)
 
 
 def _promises(view: View, now: Instant) -> Iterator[Decision]:

@@ -97,13 +97,19 @@ class Young:
         """An attempt on so many devices; starts must be told in their order (an earlier one counts as the last)."""
         if not self.entry or not gpus:
             return
-        self._trim(started)
-        if not self._starts:
+        self._follow(started)
+        if self._mark > 64 and 2 * self._mark > len(self._starts):
+            self._trim()
+        starts = self._starts
+        if not starts:
             self._origin, self._sum, self._gpus_starts = started, 0.0, 0.0
-        if not self._starts or started > self._starts[-1]:
-            self._starts.append(started)
-            self._gpus.append(0.0)
-        self._change(len(self._starts) - 1, gpus)
+        if not starts or started > starts[-1]:
+            starts.append(started)
+            self._gpus.append(gpus)
+        else:
+            self._gpus[-1] += gpus
+        if len(starts) > self._mark:
+            self._count(len(starts) - 1, gpus)
 
     def end(self, gpus: float, started: float, now: float) -> None:
         """An attempt on so many devices that started then has ended."""
@@ -112,7 +118,8 @@ class Young:
             return  # it had outgrown the charge
         index = max(self._mark, bisect_left(self._starts, started))
         if index < len(self._starts):
-            self._change(index, -gpus)
+            self._gpus[index] -= gpus
+            self._count(index, -gpus)
 
     def ahead(self, now: float) -> float:
         """Device-seconds that are charged beyond what has been used."""
@@ -125,8 +132,9 @@ class Young:
 
     def _follow(self, now: float) -> None:
         """Have the mark where the young begin at this moment."""
-        starts, grown = self._starts, now - self.entry
-        mark = self._mark
+        starts, mark, grown = self._starts, self._mark, now - self.entry
+        if mark == len(starts) and (not mark or starts[-1] <= grown):
+            return
         while mark < len(starts) and starts[mark] <= grown:
             self._count(mark, -self._gpus[mark])
             mark += 1
@@ -135,22 +143,15 @@ class Young:
             self._count(mark, self._gpus[mark])
         self._mark = mark
 
-    def _change(self, index: int, gpus: float) -> None:
-        self._gpus[index] += gpus
-        if index >= self._mark:
-            self._count(index, gpus)
-
     def _count(self, index: int, gpus: float) -> None:
         self._sum += gpus
         self._gpus_starts += gpus * (self._starts[index] - self._origin)
 
-    def _trim(self, now: float) -> None:
-        """Let go of those that have outgrown the charge, once they are the most."""
-        self._follow(now)
-        if self._mark > 64 and 2 * self._mark > len(self._starts):
-            del self._starts[: self._mark], self._gpus[: self._mark]
-            self._mark = 0
-            if self._starts:  # and count anew: no rounding error stays behind
-                self._origin, self._sum, self._gpus_starts = self._starts[0], 0.0, 0.0
-                for index, gpus in enumerate(self._gpus):
-                    self._count(index, gpus)
+    def _trim(self) -> None:
+        """Let go of those that have outgrown the charge."""
+        del self._starts[: self._mark], self._gpus[: self._mark]
+        self._mark = 0
+        if self._starts:  # and count anew: no rounding error stays behind
+            self._origin, self._sum, self._gpus_starts = self._starts[0], 0.0, 0.0
+            for index, gpus in enumerate(self._gpus):
+                self._count(index, gpus)

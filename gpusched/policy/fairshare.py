@@ -59,14 +59,14 @@ class Ledger:
 
     def enter(self, account: str) -> None:
         """The account has one more job that waits or runs."""
-        self._jobs[account] += 1
-        if self._jobs[account] == 1 and account not in self._accounts:
+        jobs = self._jobs[account] = self._jobs[account] + 1
+        if jobs == 1 and account not in self._accounts:
             self._count_shares()
 
     def leave(self, account: str) -> None:
         """One of the account's jobs has ended for good."""
-        self._jobs[account] -= 1
-        if self._jobs[account] > 0:
+        jobs = self._jobs[account] = self._jobs[account] - 1
+        if jobs > 0:
             return
         del self._jobs[account]
         if self._forget(account) or account not in self._accounts:
@@ -80,10 +80,11 @@ class Ledger:
         """After a restart: an attempt that started then (wall clock) lives. To be told in the order of the starts."""
         self._at(now_wall)
         account, started = job.account, min(started, now_wall)
-        if account not in self._accounts:
-            self._accounts[account] = Decayed(self._decay, self._entry, now_wall)
+        usage = self._accounts.get(account)
+        if usage is None:
+            usage = self._accounts[account] = Decayed(self._decay, self._entry, now_wall)
             self._count_shares()
-        self._accounts[account].start(gpus, started, now_wall)
+        usage.start(gpus, started, now_wall)
         self._all.start(gpus, started, now_wall)
         self._running[job.id] = Running(account, gpus, started)
         self.version += 1
@@ -94,8 +95,8 @@ class Ledger:
             return
         self._at(now_wall)
         running = self._running.pop(job_id)
-        for usage in (self._accounts[running.account], self._all):
-            usage.end(running.gpus, running.started, ran, now_wall)
+        self._accounts[running.account].end(running.gpus, running.started, ran, now_wall)
+        self._all.end(running.gpus, running.started, ran, now_wall)
         self._changed.add(running.account)
         self.version += 1
 
@@ -147,7 +148,7 @@ class Ledger:
         if not self._changed:
             return ()
         names, self._changed = sorted(self._changed), set()
-        rows = tuple(self._row(account) for account in names)
+        rows = tuple([self._row(account) for account in names])
         forgotten = [account for account in names if self._forget(account)]
         if forgotten:
             self._count_shares()

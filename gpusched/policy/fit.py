@@ -70,7 +70,7 @@ def fit(
     if pool.open < number:
         return None
     uuids = pool.pick(number) if pool.uniform and not closed else _pick_smallest(view, request, closed, number)
-    return None if uuids is None else tuple([Share(uuid) for uuid in uuids])
+    return None if uuids is None else tuple([view.slots[uuid].whole for uuid in uuids])
 
 
 def promised(view: View, job: Job) -> tuple[Share, ...] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from gpusched.model.device import Device
-from gpusched.model.job import Attempt, AttemptKey, Request
+from gpusched.model.job import Attempt, AttemptKey, Request, Share
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
 from gpusched.policy.pool import Member, Pool
@@ -27,6 +27,7 @@ class Slot:
     """One device with its holders (None: the whole device; a number: that many MiB of it) and who it is kept for."""
 
     device: Device
+    whole: Share  # all of it, for all who have it one after the other
     holders: dict[AttemptKey, int | None] = field(default_factory=dict)
     kept_for: int | None = None  # the preemptor that victims are leaving it to
     guarded: bool = False  # while a decision is being tried out: somebody else gets it
@@ -44,6 +45,9 @@ class Slot:
         return None in self.holders.values()
 
 
+Suitable = tuple[list[Slot], frozenset[str], Pool]  # by index; their UUIDs; the open ones of them
+
+
 class Holdings:
     """All devices with their holders, and pools of the open ones."""
 
@@ -53,7 +57,8 @@ class Holdings:
         self.reservations: dict[str, Reservation] = {}  # by name: those that are active or to come
         self.open_devices = 0
         self.partly_open = 0
-        self._suitable: dict[Request, tuple[list[Slot], frozenset[str], Pool]] = {}
+        self._suitable: dict[Request, Suitable] = {}
+        self._alike: dict[tuple[object, ...], Suitable] = {}
         self._kinds: dict[frozenset[str], tuple[frozenset[str], Pool]] = {}  # one object for each set of devices
 
     def take_in(self, device: Device) -> Slot:
@@ -62,7 +67,7 @@ class Holdings:
         if slot is None or _identity(slot.device) != _identity(device):
             self.forget_pools()
         if slot is None:
-            slot = self.slots[device.uuid] = Slot(device)
+            slot = self.slots[device.uuid] = Slot(device, Share(device.uuid))
         slot.device = device
         able = device.usable and device.foreign_mib <= self.rules.foreign_floor_mib
         if able is not slot.able:
@@ -98,28 +103,39 @@ class Holdings:
         """The open devices of the asked kind."""
         return self._look_up(request)[2]
 
-    def _look_up(self, request: Request) -> tuple[list[Slot], frozenset[str], Pool]:
+    def _look_up(self, request: Request) -> Suitable:
         found = self._suitable.get(request)
         if found is None:
             if len(self._suitable) >= _REMEMBERED:
                 self._suitable.clear()
+            found = self._suitable[request] = self._find(request)
+        return found
+
+    def _find(self, request: Request) -> Suitable:
+        """Requests that differ in their numbers only have the same devices."""
+        alike = (request.gpu_mem_mib, request.gpu_type, request.partition, request.reservation, request.gpus > 0)
+        found = self._alike.get(alike)
+        if found is None:
             slots = [slot for slot in self.slots.values() if self.suits(slot.device, request)]
             slots.sort(key=lambda slot: (slot.device.index, slot.device.uuid))
-            kind = frozenset(slot.device.uuid for slot in slots) if request.gpus else frozenset({"cpu"})
+            kind = frozenset([slot.device.uuid for slot in slots]) if request.gpus else frozenset({"cpu"})
             if kind not in self._kinds:
                 self._kinds[kind] = (kind, self._make_pool(slots if request.gpus else []))
-            found = self._suitable[request] = (slots, *self._kinds[kind])
+            if len(self._alike) >= _REMEMBERED:
+                self._alike.clear()
+            found = self._alike[alike] = (slots, *self._kinds[kind])
         return found
 
     # ---- what would be --------------------------------------------------------------------------------------
 
     def lift(self, attempt: Attempt, lifted: Lifted, only: Container[str] | None = None) -> None:
         """See the devices as if this attempt had left them (or `only` these), until `put_back(lifted)`."""
+        key = attempt.key
         for share in attempt.held:
             slot = self.slots.get(share.uuid)
-            if slot is not None and attempt.key in slot.holders and (only is None or share.uuid in only):
-                lifted.append((slot, attempt.key, slot.holders[attempt.key]))
-                self.let_go(share.uuid, attempt.key)
+            if slot is not None and key in slot.holders and (only is None or share.uuid in only):
+                lifted.append((slot, key, slot.holders[key]))
+                self.let_go(share.uuid, key)
 
     def put_back(self, lifted: Lifted) -> None:
         while lifted:
@@ -165,6 +181,7 @@ class Holdings:
         if not self._kinds:
             return
         self._suitable.clear()
+        self._alike.clear()
         self._kinds.clear()
         for slot in self.slots.values():
             slot.pools.clear()
@@ -174,7 +191,7 @@ class Holdings:
         is_open = partly = False
         if slot.kept_for is None:
             if slot.holders:
-                partly = not slot.exclusive and slot.device.usable
+                partly = None not in slot.holders.values() and slot.device.usable
             else:
                 is_open = slot.able and not slot.guarded
                 partly = not is_open and slot.device.usable
@@ -187,12 +204,11 @@ class Holdings:
             for pool in slot.pools:
                 pool.flip(slot.device.uuid, is_open)
 
-    def hold(self, attempt: Attempt, only: str | None = None) -> None:
-        """The attempt holds its devices (or this one of them)."""
-        key = attempt.key
+    def hold(self, attempt: Attempt, key: AttemptKey, only: str | None = None) -> None:
+        """The attempt, whose key this is, holds its devices (or this one of them)."""
         for share in attempt.held:
             slot = self.slots.get(share.uuid)
-            if slot is not None and only in (None, share.uuid):
+            if slot is not None and (only is None or only == share.uuid):
                 self.take(slot, key, share.mem_mib)
 
     def take(self, slot: Slot, key: AttemptKey, mem_mib: int | None) -> None:

@@ -70,6 +70,9 @@ class Pool:
         """So many open devices of each of these groups, or None."""
         if any(len(self._open[group]) < number for group, number in groups):
             return None
+        return self._lowest(groups)
+
+    def _lowest(self, groups: Sequence[tuple[int, int]]) -> list[str]:
         return [self._uuids[p] for group, number in groups for p in self._open[group][:number]]
 
     def flip(self, uuid: str, opened: bool) -> None:
@@ -94,7 +97,7 @@ class Pool:
         picked = self._packed(count)
         if picked is None and self._placement is Placement.PREFER:
             picked = self._few_groups(count)
-        return None if picked is None else self.pick_in(picked)
+        return None if picked is None else self._lowest(picked)
 
     def _packed(self, count: int) -> list[tuple[int, int]] | None:
         if count <= self.largest:

@@ -8,7 +8,7 @@ from gpusched.model.job import Job
 from gpusched.policy.priority import Shifts
 from gpusched.policy.reserve import competes_for
 from gpusched.policy.rights import claim
-from gpusched.policy.view import Bucket, Rank, View
+from gpusched.policy.view import Bucket, Rank, View, Waiting
 
 Order = tuple[int, int, bool, Rank, int]
 
@@ -23,36 +23,44 @@ class Queue:
     def __init__(self, view: View, shift: Shifts | None = None) -> None:
         self._view = view
         self._shift = shift
-        self._heap = [(self._key(bucket), bucket) for bucket in view.buckets]
+        self._heap = [(self._key(bucket, waiting), bucket) for bucket, waiting in view.buckets.items()]
         heapify(self._heap)
 
     def pop(self) -> tuple[Bucket, Job] | None:
         while self._heap:
             before, bucket = heappop(self._heap)
-            if bucket not in self._view.buckets:
+            waiting = self._view.buckets.get(bucket)
+            if waiting is None:
                 continue
             may_move = self._shift is not None or self._view.in_use.quotas
-            if may_move and (present := self._key(bucket)) > before:
+            if may_move and (present := self._key(bucket, waiting)) > before:
                 heappush(self._heap, (present, bucket))  # its account has had a start meanwhile
                 continue
-            return bucket, self._view.head(bucket)
+            return bucket, self._view.jobs[waiting.entries[0][1]]
         return None
 
     def push_next(self, bucket: Bucket) -> None:
         """The bucket's first job has been served: its next one takes part."""
+        buckets = self._view.buckets
         if self._shift is not None and self._shift.renew(bucket.account):
-            self._heap = [(self._key(waiting), waiting) for _, waiting in self._heap if waiting in self._view.buckets]
+            self._heap = [(self._key(other, buckets[other]), other) for _, other in self._heap if other in buckets]
             heapify(self._heap)
-        if bucket in self._view.buckets:
-            heappush(self._heap, (self._key(bucket), bucket))
+        waiting = buckets.get(bucket)
+        if waiting is not None:
+            heappush(self._heap, (self._key(bucket, waiting), bucket))
 
-    def _key(self, bucket: Bucket) -> Order:
-        return key(self._view, bucket, 0, 0.0 if self._shift is None else self._shift[bucket.account])
+    def _key(self, bucket: Bucket, waiting: Waiting) -> Order:
+        shift = 0.0 if self._shift is None else self._shift[bucket.account]
+        return _order(self._view, bucket, waiting.entries[0], shift)
 
 
 def key(view: View, bucket: Bucket, place: int, shift: float = 0.0) -> Order:
     """The scheduling order of the job at this place of a bucket, as View.order gives it."""
-    rank, job_id = view.buckets[bucket].entries[place]
+    return _order(view, bucket, view.buckets[bucket].entries[place], shift)
+
+
+def _order(view: View, bucket: Bucket, entry: tuple[Rank, int], shift: float) -> Order:
+    rank, job_id = entry
     if shift:
         rank = rank + shift
     level = view.rules.qos.get(bucket.qos)
@@ -108,7 +116,7 @@ def anything_to_give(view: View) -> bool:
 
 def _idle(view: View) -> int:
     """How many devices are open, but reserved for others than those who wait."""
-    begun = [r for r in view.reservations.values() if r.begun]
+    begun = [r for r in view.reservations.values() if r.begun] if view.reservations else []
     if not begun:
         return 0
     wanted = {bucket.request.reservation for bucket in view.buckets}

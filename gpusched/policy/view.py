@@ -27,6 +27,7 @@ from gpusched.policy.rights import over_quota
 from gpusched.policy.usage import Usage
 
 _AT_ONCE = 1e-6  # seconds
+_ENDLESS = float("inf")
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
 
 Rank = Any  # what a policy orders by: any comparable value, smaller first, of one type per policy
@@ -93,7 +94,7 @@ class View(Holdings):
         slot = self.take_in(device)
         if not known:
             for attempt in (*self.live.values(), *self.leaving.values()):
-                self.hold(attempt, only=device.uuid)
+                self.hold(attempt, attempt.key, only=device.uuid)
             for job_id in (*self.claimants, *self.stopping):
                 if device.uuid in _kept(self.jobs[job_id]):
                     slot.kept_for = job_id
@@ -169,7 +170,7 @@ class View(Holdings):
                 return  # it holds what it held
             for share in old.held:
                 self.let_go(share.uuid, key)
-        self.hold(attempt)
+        self.hold(attempt, key)
 
     def put_reservation(self, reservation: Reservation) -> None:
         """Take in a new or changed reservation; let go of one that is over."""
@@ -294,10 +295,10 @@ class View(Holdings):
 
     def _bucket(self, job: Job) -> Bucket:
         limited = job.array.array_id if job.array and job.array.limit else 0
-        spec = job.spec
+        spec, owner = job.spec, job.owner
+        overdue = self.rules.policy.patience is not None and self._patience_ends(job) <= self._aged
         return Bucket(
-            job.yielding, job.patient, self._patience_ends(job) <= self._aged, spec.qos, job.account, job.owner.uid,
-            spec.request, limited, job.owner.gid,
+            job.yielding, job.patient, overdue, spec.qos, job.account, owner.uid, spec.request, limited, owner.gid
         )
 
     def _queue(self, job: Job) -> None:
@@ -305,26 +306,27 @@ class View(Holdings):
         waiting = self.buckets.get(bucket)
         if waiting is None:
             waiting = self.buckets[bucket] = Waiting()
-        length = self._length(job)
+        length = self._length(job) if self._backfills else _ENDLESS
         insort(waiting.entries, (rank, job.id))
         if self._backfills:
             insort(waiting.lengths, (length, job.id))
         self._place_of[job.id] = (bucket, rank, length)
         self.cpu_waiting += not job.spec.request.gpus
         self.guessed += _guessed(job)
-        ends = self._patience_ends(job)
-        if ends != float("inf") and not bucket.overdue:
-            heappush(self._aging, (ends, job.id))
+        if self.rules.policy.patience is not None and not bucket.overdue:
+            ends = self._patience_ends(job)
+            if ends != _ENDLESS:
+                heappush(self._aging, (ends, job.id))
 
     def _length(self, job: Job) -> float:
         """Seconds; of unknown length: endless."""
         seconds = time_left(self, job) if self._backfills else None
-        return float("inf") if seconds is None else seconds
+        return _ENDLESS if seconds is None else seconds
 
     def _patience_ends(self, job: Job) -> float:
         """Wall clock."""
         patience, since = self.rules.policy.patience, waiting_since(job)
-        return float("inf") if patience is None or since is None else since + patience
+        return _ENDLESS if patience is None or since is None else since + patience
 
     def _unqueue(self, job: Job) -> None:
         if job.id in self.claimants:
