@@ -153,8 +153,9 @@ class World:
         at_once = explain.reasons(self.engine.view, waiting, self.now)
         for job in waiting:
             alone = explain.reason(self.engine.view, job, self.now)
-            overdue = job.id in self.engine.state.waiting_for_time
-            assert overdue or alone.word is not explain.Word.STARTING, f"{job.key} could start, and was not started"
+            # by count alone (published simulators) devices may stay idle beside who was counted in and does not fit
+            excused = job.id in self.engine.state.waiting_for_time or not self.rules.policy.calm
+            assert excused or alone.word is not explain.Word.STARTING, f"{job.key} could start, and was not started"
             assert at_once[job.id].word is alone.word, f"{job.key}: {at_once[job.id]}, but alone {alone}"
 
     # ---- people ---------------------------------------------------------------------------------------------

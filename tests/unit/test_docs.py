@@ -29,7 +29,7 @@ from gpusched.devices.faults import parse_faults
 from gpusched.launch.environ import job_environment
 from gpusched.model.device import Device
 from gpusched.model.errors import GpuschedError
-from gpusched.model.job import ArrayElement, Job, JobSpec, Owner, Request
+from gpusched.model.job import ArrayElement, Job, JobSpec, Owner, Request, Share
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules, default_qos
 from gpusched.model.state import JobState, StopKind, diagram
@@ -270,7 +270,7 @@ def test_the_api_page_has_every_route_and_no_other() -> None:
 def test_the_api_page_has_every_field_of_a_job_and_of_a_device() -> None:
     api = BY_NAME["api.md"]
     assert set(api.section("JOB").first_cells()) == set(JOB_FIELDS)
-    shown = device_view(Slot(Device("GPU-1", 0, "x", 1024)), None, View(Rules.default()), [], {})
+    shown = device_view(Slot(Device("GPU-1", 0, "x", 1024), Share("GPU-1")), None, View(Rules.default()), [], {})
     assert set(api.section("DEVICE").first_cells()) == set(shown)
     causes = {str(kind) for kind in StopKind}
     assert causes <= set(api.section("JOB").spans())
