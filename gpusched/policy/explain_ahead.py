@@ -60,7 +60,9 @@ def _why_first(view: View, other: Job, job: Job, now: Instant) -> str:
     if view.priority(other) != view.priority(job):
         return f"QoS {other.spec.qos} goes before {job.spec.qos}"
     patience = view.rules.policy.patience
-    if patience is not None and view.bucket(other).overdue and not view.bucket(job).overdue:
+    if patience is not None and view.bucket(other).overdue:
+        if view.bucket(job).overdue:
+            return f"has waited longer, and both for more than {format_duration(patience)} (patience)"
         return f"has waited for more than {format_duration(patience)} (patience), so it goes before its level"
     return by_rank(view, other, job, now)
 

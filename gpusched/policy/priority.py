@@ -125,7 +125,7 @@ def scheduling_order(view: View, now: Instant) -> Callable[[Job], tuple[int, int
 
     def order(job: Job) -> tuple[int, int, bool, Rank, int]:
         standing, level, patient, rank, job_id = view.order(job)
-        return standing, level, patient, rank + shift[job.account], job_id
+        return standing, level, patient, rank + shift[job.account] if patient else rank, job_id
 
     return order
 

@@ -61,7 +61,7 @@ def key(view: View, bucket: Bucket, place: int, shift: float = 0.0) -> Order:
 
 def _order(view: View, bucket: Bucket, entry: tuple[Rank, int], shift: float) -> Order:
     rank, job_id = entry
-    if shift:
+    if shift and not bucket.overdue:
         rank = rank + shift
     level = view.rules.qos.get(bucket.qos)
     standing = view.standing(view.jobs[job_id]) if view.in_use.quotas else int(bucket.yielding)

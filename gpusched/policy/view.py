@@ -130,7 +130,7 @@ class View(Holdings):
         if job.state.final:
             self.stood.pop(job_id, None)
         elif waited is not None and job_id not in self._place_of:  # not if it was changed, and waits on
-            self.stood[job_id] = waited[1]
+            self.stood[job_id] = self._rank(self, job) if waited[0].overdue else waited[1]
         if self.in_use.active:
             self.in_use.put(job, self.live.get(job_id), job_id in self.claimants)
 
@@ -203,9 +203,9 @@ class View(Holdings):
 
     def rank_anew(self) -> None:
         """The policy's ranks have changed by something other than the jobs themselves (it has learned)."""
-        for waiting in self.buckets.values():
+        for bucket, waiting in self.buckets.items():
             ids = [job_id for _, job_id in waiting.entries]
-            waiting.entries = sorted((self._rank(self, self.jobs[job_id]), job_id) for job_id in ids)
+            waiting.entries = sorted((self._rank_in(bucket, self.jobs[job_id]), job_id) for job_id in ids)
             length = {job_id: self._length(self.jobs[job_id]) for job_id in ids}
             if self._backfills:
                 waiting.lengths = sorted((length[job_id], job_id) for job_id in ids)
@@ -220,7 +220,7 @@ class View(Holdings):
 
     def order(self, job: Job) -> tuple[int, int, bool, Rank, int]:
         """Scheduling order: jobs over a quota and jobs that yielded last; then the level; then jobs past the policy's
-        patience; then the policy's rank; then first come, first served (the id)."""
+        patience, the longest waiting first; then the policy's rank; then first come, first served (the id)."""
         place = self._place_of.get(job.id)
         if place is not None:
             return (self.standing(job), -self.priority(job), not place[0].overdue, place[1], job.id)
@@ -302,7 +302,8 @@ class View(Holdings):
         )
 
     def _queue(self, job: Job) -> None:
-        bucket, rank = self._bucket(job), self._rank(self, job)
+        bucket = self._bucket(job)
+        rank = self._rank_in(bucket, job)
         waiting = self.buckets.get(bucket)
         if waiting is None:
             waiting = self.buckets[bucket] = Waiting()
@@ -317,6 +318,10 @@ class View(Holdings):
             ends = self._patience_ends(job)
             if ends != _ENDLESS:
                 heappush(self._aging, (ends, job.id))
+
+    def _rank_in(self, bucket: Bucket, job: Job) -> Rank:
+        """The policy's. Past patience who has waited longest goes first: else the overdue could starve each other."""
+        return waiting_since(job) if bucket.overdue else self._rank(self, job)
 
     def _length(self, job: Job) -> float:
         """Seconds; of unknown length: endless."""

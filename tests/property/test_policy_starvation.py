@@ -78,18 +78,18 @@ def rules(name: PolicyName, case: Case, **policy: Any) -> Rules:
 
 
 class Stream:
-    """A machine that never runs out of work: three short jobs always wait besides the one that must not starve."""
+    """A machine that never runs out of work: so many short jobs always wait besides the one that must not starve."""
 
-    def __init__(self, given: Rules, case: Case, by: Sequence[str] = ("ann",)) -> None:
+    def __init__(self, given: Rules, case: Case, by: Sequence[str] = ("ann",), deep: int = 3) -> None:
         gpus = [Gpu(i, group=f"group {i * case.groups // DEVICES}") for i in range(DEVICES)]
         self.play = Play(gpus, given, (), cost=COST, leaving=case.leaving, checked=False)
-        self.case, self.by = case, by
+        self.case, self.by, self.deep = case, by, deep
         self.submitted = 0
         self.victim = 0
 
     def fill(self) -> None:
         play = self.play
-        while sum(job_id not in play.view.live for job_id in play.left) < 3 + (self.victim in play.left):
+        while sum(job_id not in play.view.live for job_id in play.left) < self.deep + (self.victim in play.left):
             self.one_more()
 
     def one_more(self) -> None:
@@ -231,3 +231,20 @@ def test_a_backlog_past_its_patience_does_not_shut_out_other_accounts(case: Case
     bobs = [play.submit(20_000.0, by="bob") for _ in range(DEVICES // 2)]
     play.run(until=3 * P + MIN_RUN + 2 * TICK + COST * DEVICES)
     assert all(job in play.first for job in bobs), play.first
+
+
+@given(cases, st.sampled_from((PolicyName.FIFO, PolicyName.SJF, *SLICED)), st.booleans())
+@SHORT
+def test_of_those_past_their_patience_who_has_waited_longest_is_first(case: Case, name: PolicyName, calm: bool) -> None:
+    """A backlog so deep that everybody's patience is over long before a device is free. Devices are kept for one job
+    at a time: when it starts, one that came later may take what is left before they are kept for the next."""
+    alike = replace(case, placement=Placement.COUNT)
+    stream = Stream(rules(name, alike, patience=30.0, calm=calm), alike, deep=20)
+    stream.wait_of_the_other(30 * case.longest)
+    play, victim = stream.play, stream.victim
+    since = play.arrived[victim] + 30.0
+    meanwhile = [job for job, first in play.first.items() if since < first < play.first[victim]]
+    later = [job for job in meanwhile if play.arrived[job] > since]
+    earlier = [job for job in meanwhile if play.arrived[job] <= since]
+    assert len(later) <= (len(earlier) if name.preemptive else 0), f"{later} came later and started before"
+    event(f"{len(earlier)} earlier, {len(later)} later")
