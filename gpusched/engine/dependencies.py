@@ -13,7 +13,8 @@ from enum import Enum
 from gpusched.engine.folding import split
 from gpusched.engine.following import corresponding, facts, followed, resolve, unfollow
 from gpusched.engine.likes import by_outcome, ranges
-from gpusched.engine.turn import Facts, State, Turn, unfinished_name
+from gpusched.engine.names import unfinished_name
+from gpusched.engine.turn import Facts, State, Turn
 from gpusched.model import spans
 from gpusched.model.dependency import Clause, Dependency, Relation
 from gpusched.model.errors import UsageError
@@ -83,7 +84,7 @@ def _waits_for(state: State, waiter: Job, changed: Job, looked_up: set[str]) -> 
     found = [job for key in fresh for job in resolve(state, key)]
     if any(clause.relation is Relation.SINGLETON for clause in dependency.clauses):
         name = unfinished_name(waiter)
-        rivals = [state.jobs[i] for i in state.singletons.get(name, ()) if i < waiter.id] if name else []
+        rivals = [state.jobs[i] for i in state.names.of(state.jobs, name) if i < waiter.id]
         if changed.id < waiter.id and unfinished_name(changed) == name:
             rivals.append(changed)
         found += rivals
@@ -109,7 +110,7 @@ def evaluate(state: State, job: Job, memo: Memo | None = None) -> Met:
 
 def _clause(state: State, job: Job, clause: Clause, memo: Memo) -> Met:
     if clause.relation is Relation.SINGLETON:
-        rivals = state.singletons.get((job.owner.uid, job.spec.name))
+        rivals = state.names.of(state.jobs, (job.owner.uid, job.spec.name))
         return Met.OPEN if job.folded or (rivals and rivals[0] < job.id) else Met.YES
     if clause.relation is Relation.AFTERCORR:
         return _all_of([_like(state, job, key) for key in clause.jobs])
@@ -220,10 +221,10 @@ def _decide(turn: Turn, job: Job, memo: Memo | None) -> None:
 
 def tell_dependents(turn: Turn, jobs: Iterable[Job]) -> None:
     """Jobs have started, ended or come back: look at everyone for whom that makes a difference."""
-    state, memo, look_at = turn.state, Memo(), set[int]()
+    state = turn.state
     if not (state.dependents or state.likes):
         return
-    jobs = tuple(jobs)
+    jobs, memo, look_at = tuple(jobs), Memo(), set[int]()
     for key in dict.fromkeys(key for job in jobs for key in followed(state, job)):
         memo[key] = facts(state, key)
         if memo[key] != state.told[key]:
@@ -255,8 +256,7 @@ def settle(turn: Turn) -> None:
                 unfollow(turn.state, job)
         tell_dependents(turn, ended)
         # of the jobs with one name only the first can have become free to go
-        firsts = [turn.state.singletons[name][0] for name in left if name in turn.state.singletons]
-        _look_at(turn, {job_id for job_id in firsts if not turn.state.jobs[job_id].dependency_met}, {})
+        _look_at(turn, {job_id for name in left for job_id in turn.state.names.of(turn.state.jobs, name)[:1]}, {})
 
 
 def _look_at(turn: Turn, job_ids: set[int], memo: Memo) -> None:

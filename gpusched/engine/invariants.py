@@ -8,7 +8,8 @@ from gpusched.engine.dependencies import Met, evaluate
 from gpusched.engine.engine import Engine
 from gpusched.engine.folding import MOST_SPANS
 from gpusched.engine.following import facts, keys_of, likes
-from gpusched.engine.turn import eligible, unfinished_name
+from gpusched.engine.names import unfinished_name
+from gpusched.engine.turn import eligible
 from gpusched.model.clock import Instant
 from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, Job, Share
@@ -122,7 +123,7 @@ def _indexes_match_jobs(engine: Engine) -> None:
         if (name := unfinished_name(job)) is not None:
             names.setdefault(name, []).append(job.id)
         assert (job.id in state.ended) == job.state.final, f"job {job.key} is {job.state}, ended: {state.ended}"
-    assert state.singletons == names, f"names: {state.singletons}, but should be {names}"
+    assert state.names.known in (None, names), f"names: {state.names.known}, but should be {names}"
     assert +view._array_live == +live and +view._array_claims == +claims, "elements of arrays are miscounted"
 
 

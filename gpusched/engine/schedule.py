@@ -46,7 +46,7 @@ def _decide(turn: Turn) -> None:
     for decision in cycle(turn.view, turn.now):
         match decision:
             case Start(job_id, devices, past):
-                start(turn, turn.state.jobs[job_id], devices)
+                start(turn, turn.view.jobs[job_id], devices)
                 _count_bypass(turn, past)
             case Preempt(past=past):
                 _preempt(turn, decision)
@@ -118,8 +118,11 @@ def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
 def _end_of_yielding(turn: Turn) -> bool:
     """A job that gave its devices back has let the others go first once; now it takes its old place again. Returns
     whether there was one."""
-    yielding = [job for bucket in turn.view.buckets if bucket.yielding for job in turn.view.queued(bucket)]
-    over = [job for job in sorted(yielding, key=lambda j: j.id) if not _devices_still_leaving(turn, job)]
+    yielding = [bucket for bucket in turn.view.buckets if bucket.yielding]
+    if not yielding:
+        return False
+    jobs = sorted([job for bucket in yielding for job in turn.view.queued(bucket)], key=lambda j: j.id)
+    over = [job for job in jobs if not _devices_still_leaving(turn, job)]
     for job in over:
         turn.put_job(job, yielding=False)
     return bool(over)

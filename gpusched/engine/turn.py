@@ -6,13 +6,13 @@ view, the dependents and the rows to commit in step.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gpusched.engine.arrays import Arrays
+from gpusched.engine.names import Name, Names
 from gpusched.model.actions import Action
 from gpusched.model.changes import Changes, StoryCopy, StoryLine
 from gpusched.model.clock import Instant
@@ -41,9 +41,6 @@ class Facts(NamedTuple):
     failed: bool  # one of them has ended otherwise
 
 
-Name = tuple[int, str]  # whose job, and what it is called
-
-
 @dataclass(slots=True)
 class State:
     """All the engine knows. `view` holds the jobs and devices; the rest are indexes and counters."""
@@ -56,7 +53,7 @@ class State:
     dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
     likes: dict[int, set[int]] = field(default_factory=dict)  # array id → rows that wait for it element by element
     told: dict[str, Facts] = field(default_factory=dict)  # the facts that those who wait for a key were told last
-    singletons: dict[Name, list[int]] = field(default_factory=dict)  # unfinished jobs of one name, ascending
+    names: Names = field(default_factory=Names)  # of unfinished jobs
     timed: set[int] = field(default_factory=set)  # live jobs with a time limit
     waiting_for_time: set[int] = field(default_factory=set)  # pending jobs with a begin time to come
     ended: set[int] = field(default_factory=set)  # final jobs that are still kept, because others need them
@@ -113,7 +110,9 @@ class Turn:
     def add_job(self, job: Job) -> None:
         """Take in a job that has just been submitted, or an ended one recalled from the store."""
         self.state.arrays.take_in(job)
-        index_job(self.state, job)
+        if job.state.final:
+            self.state.ended.add(job.id)
+        self.state.names.put(None, job)
         if job.spec.time_limit is not None and job.state.live:
             self.state.timed.add(job.id)
         self.view.put_job(job, eligible(self.view, job, self.now))
@@ -138,13 +137,10 @@ class Turn:
         state, view = self.state, self.view
         old = view.jobs.get(job.id)
         new = changed(job, changes) if changes else job
-        if old is None:
-            index_job(state, new)
-        else:
-            if old.state is not new.state:
-                self._move(old, new)
-            if old.spec is not new.spec or old.state.final is not new.state.final:
-                self._track_name(old, new)
+        if old is not None and old.state is not new.state:
+            self._move(old, new)
+        if (name := state.names.put(old, new)) is not None:
+            self.names_left.add(name)
         ready = eligible(view, new, self.now)
         if ready and new.eligible_at is None:
             new = evolve(new, eligible_at=self.now.wall)
@@ -230,19 +226,6 @@ class Turn:
         if past is not None:
             self.view.durations.learn(past)
 
-    def _track_name(self, old: Job, new: Job) -> None:
-        before, after = unfinished_name(old), unfinished_name(new)
-        if before == after:
-            return
-        if before is not None:
-            ids = self.state.singletons[before]
-            del ids[bisect_left(ids, old.id)]
-            if not ids:
-                del self.state.singletons[before]
-            self.names_left.add(before)
-        if after is not None:
-            insort(self.state.singletons.setdefault(after, []), new.id)
-
     def _track_times(self, job: Job) -> None:
         state, begin = self.state, job.spec.begin
         if job.spec.time_limit is not None and job.state.live:
@@ -276,24 +259,6 @@ def _just_goes_on(old: Job, new: Job) -> bool:
     if not (old.state.live and new.state.live):
         return False
     return old.stop == new.stop and (old.spec is new.spec or old.spec == new.spec)
-
-
-def unfinished_name(job: Job) -> Name | None:
-    """The name under which later `singleton` jobs wait for this one. A --cron template runs nothing itself."""
-    return None if job.state.final or job.spec.cron is not None else (job.owner.uid, job.spec.name)
-
-
-def index_job(state: State, job: Job) -> None:
-    if job.state.final:
-        state.ended.add(job.id)
-    elif (name := unfinished_name(job)) is not None:
-        ids = state.singletons.get(name)
-        if ids is None:
-            state.singletons[name] = [job.id]
-        elif ids[-1] < job.id:
-            ids.append(job.id)
-        elif ids[at := bisect_left(ids, job.id)] != job.id:
-            ids.insert(at, job.id)
 
 
 def _partition_allows(rules: Rules, spec: JobSpec) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -120,7 +120,7 @@ class JobSpec:
     command: tuple[str, ...]
     cwd: str
     name: str = "job"
-    request: Request = field(default_factory=Request)
+    request: Request = Request()
     qos: str = "normal"
     account: str = ""
     env_digest: str = ""  # the environment itself is kept by the store, once per digest
@@ -141,7 +141,7 @@ class JobSpec:
     checkpoint_dir: str | None = None
     umask: int = 0o022
     comment: str = ""
-    source: Source = field(default_factory=Source)
+    source: Source = Source()
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,14 +136,14 @@ class View(Holdings):
 
     def drop_job(self, job_id: int) -> None:
         """Forget a job that has ended, or that was put in for a forecast only."""
-        job = self.jobs.get(job_id)
+        job = self.jobs.pop(job_id, None)
         if job is None:
             return
-        self._unqueue(job)
-        self._know(job, None)
-        del self.jobs[job_id]
-        self.stood.pop(job_id, None)
-        self.in_use.drop(job_id)
+        if not job.state.final:
+            self._unqueue(job)
+            self._know(job, None)
+            self.stood.pop(job_id, None)
+            self.in_use.drop(job_id)
         if job.array is not None:
             for counter in (self._array_live, self._array_claims):
                 if not counter[job.array.array_id]:

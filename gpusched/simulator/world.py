@@ -194,19 +194,25 @@ class World:
 
     def _submits(self) -> list[JobSubmitted]:
         """Equal specs, requests and callers are one object each: there may be a hundred thousand."""
-        specs: dict[JobSpec, JobSpec] = {}
-        requests: dict[Request, Request] = {}
+        specs: dict[tuple[object, ...], JobSpec] = {}
+        requests: dict[tuple[int, int | None], Request] = {}
         callers: dict[str, Caller] = {}
         made = []
         for job in self.workload.jobs:
-            request = Request(job.gpus, gpu_mem_mib=job.gpu_mem_mib, shared=job.gpu_mem_mib is not None)
-            spec = JobSpec(
-                ("simulated",), "/", name=job.name, request=requests.setdefault(request, request),
-                account=job.account, expected=job.duration if self.durations_given else None,
-            )
+            size = job.gpus, job.gpu_mem_mib
+            expected = job.duration if self.durations_given else None
+            what = size, job.name, job.account, expected
+            spec = specs.get(what)
+            if spec is None:
+                if size not in requests:
+                    requests[size] = Request(*size, shared=job.gpu_mem_mib is not None)
+                command, request = ("simulated",), requests[size]
+                spec = JobSpec(command, "/", job.name, request, account=job.account, expected=expected)
+                specs[what] = spec
             user = job.user or "somebody"
-            caller = callers.setdefault(user, Caller(1000 + len(callers), 1000, user))
-            made.append(JobSubmitted(specs.setdefault(spec, spec), caller))
+            if user not in callers:
+                callers[user] = Caller(1000 + len(callers), 1000, user)
+            made.append(JobSubmitted(spec, callers[user]))
         return made
 
 

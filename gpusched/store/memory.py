@@ -37,12 +37,12 @@ class MemoryStore:
 
     def commit(self, changes: Sequence[Changes]) -> None:
         """All of it or nothing. Raises StoreError for an attempt or a line of a job that is not there."""
-        new = {job.id for change in changes for job in change.jobs}
-        for change in changes:
-            for row in (*change.attempts, *change.story):
-                if row.job_id not in new and row.job_id not in self._jobs:
-                    what = f"job {row.job_id} is not there: its attempt or story cannot be kept"
-                    raise StoreError(what, "this is a bug")
+        rows = [row for change in changes for row in (*change.attempts, *change.story) if row.job_id not in self._jobs]
+        new = {job.id for change in changes for job in change.jobs} if rows else ()
+        for row in rows:
+            if row.job_id not in new:
+                what = f"job {row.job_id} is not there: its attempt or story cannot be kept"
+                raise StoreError(what, "this is a bug")
         for change in changes:
             self._apply(change)
 
@@ -52,7 +52,11 @@ class MemoryStore:
             if job.id >= self._next_job_id:
                 self._next_job_id = job.id + 1
         for attempt in change.attempts:
-            self._attempts.setdefault(attempt.job_id, {})[attempt.number] = attempt
+            of_job = self._attempts.get(attempt.job_id)
+            if of_job is None:
+                self._attempts[attempt.job_id] = {attempt.number: attempt}
+            else:
+                of_job[attempt.number] = attempt
         for digest, environment in change.environments:
             self._environments.setdefault(digest, dict(environment))
         if self._keep_story:
