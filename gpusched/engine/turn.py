@@ -139,19 +139,21 @@ class Turn:
         new = changed(job, changes) if changes else job
         if old is not None and old.state is not new.state:
             self._move(old, new)
-        if (name := state.names.put(old, new)) is not None:
+        if state.names.known is not None and (name := state.names.put(old, new)) is not None:
             self.names_left.add(name)
-        ready = eligible(view, new, self.now)
+        ready = new.state is JobState.PENDING and eligible(view, new, self.now)
         if ready and new.eligible_at is None:
             new = evolve(new, eligible_at=self.now.wall)
         if new.earmark and not ready:
             new = evolve(new, earmark=())  # who waits for something else claims no devices meanwhile
         if new.array is not None:
             state.arrays.put(old, new)
-        self._track_times(new)
+        spec = new.spec
+        if spec.time_limit is not None or spec.begin is not None or (old is not None and old.spec is not spec):
+            self._track_times(new)
         view.put_job(new, ready)
         self._jobs[new.id] = new
-        if old is None or not _just_goes_on(old, new):
+        if not self.dirty and (old is None or not _just_goes_on(old, new)):
             self.dirty = True
         return new
 

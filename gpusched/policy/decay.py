@@ -39,11 +39,12 @@ class Decayed:
         passed, self.at = now - self.at, now
         if passed <= 0.0:
             return
-        kept = exp(-self.decay * passed)
+        decay = self.decay
+        kept = exp(-decay * passed)
         self.ended *= kept
         self.live *= kept
         if self.gpus:
-            self.live += self.gpus * self.used(passed)
+            self.live += self.gpus * (-expm1(-decay * passed) / decay if decay else passed)
 
     def start(self, gpus: float, started: float, now: float) -> None:
         """An attempt has been running since `started`: since just now, or since before a restart."""
@@ -57,11 +58,15 @@ class Decayed:
         """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
         self.settle(now)
         counted = now - started if started < now else 0.0
-        used = self.used(ran) if ran > 0.0 else 0.0
+        so_far = self.used(counted)
         idle = counted - ran  # between its end and the moment in which the daemon learned of it
-        self.ended += gpus * (used if idle <= 0.0 else used * exp(-self.decay * idle))
+        if idle == 0.0:
+            self.ended += gpus * so_far
+        else:
+            used = self.used(ran) if ran > 0.0 else 0.0
+            self.ended += gpus * (used if idle <= 0.0 else used * exp(-self.decay * idle))
         self.gpus -= gpus
-        self.live -= gpus * self.used(counted)
+        self.live -= gpus * so_far
         if self.gpus < 1e-9:
             self.gpus = self.live = 0.0  # nothing runs: no rounding error stays behind
         elif self.live < 0.0:
@@ -109,13 +114,14 @@ class Young:
         else:
             self._gpus[-1] += gpus
         if len(starts) > self._mark:
-            self._count(len(starts) - 1, gpus)
+            self._sum += gpus
+            self._gpus_starts += gpus * (starts[-1] - self._origin)
 
     def end(self, gpus: float, started: float, now: float) -> None:
         """An attempt on so many devices that started then has ended."""
-        self._follow(now)
         if started <= now - self.entry:
             return  # it had outgrown the charge
+        self._follow(now)
         index = max(self._mark, bisect_left(self._starts, started))
         if index < len(self._starts):
             self._gpus[index] -= gpus

@@ -140,7 +140,8 @@ class Holdings:
     def put_back(self, lifted: Lifted) -> None:
         while lifted:
             slot, key, mem = lifted.pop()
-            self.take(slot, key, mem)
+            slot.holders[key] = mem
+            self.refresh(slot)
 
     @contextmanager
     def without(self, attempts: Iterable[Attempt]) -> Iterator[None]:
@@ -209,11 +210,8 @@ class Holdings:
         for share in attempt.held:
             slot = self.slots.get(share.uuid)
             if slot is not None and (only is None or only == share.uuid):
-                self.take(slot, key, share.mem_mib)
-
-    def take(self, slot: Slot, key: AttemptKey, mem_mib: int | None) -> None:
-        slot.holders[key] = mem_mib
-        self.refresh(slot)
+                slot.holders[key] = share.mem_mib
+                self.refresh(slot)
 
     def let_go(self, uuid: str, key: AttemptKey) -> None:
         slot = self.slots.get(uuid)

@@ -36,7 +36,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     while (head := queue.pop()) is not None:
         bucket, job = head
         kind = competes_for(view, bucket.request)
-        if any(kind is other or not kind.isdisjoint(other) for other in blocked):
+        if blocked and any(kind is other or not kind.isdisjoint(other) for other in blocked):
             continue
         if view.array_full(job) or limited(view, job) is not None:
             continue

@@ -105,8 +105,6 @@ class View(Holdings):
         """Take in a new or changed job. `eligible`: it waits for nothing but devices."""
         job_id = job.id
         old, waited = self.jobs.get(job_id), self._place_of.get(job_id)
-        if old is None or old.state.final is not job.state.final:
-            self._know(old, job)
         self.jobs[job_id] = job
         if old is not None:
             if waited is not None or job_id in self.claimants:
@@ -114,10 +112,7 @@ class View(Holdings):
             if old.earmark or old.stop is not None:
                 self._keep(old, None)
         if old is None or old.state is not job.state or old.spec is not job.spec:
-            if old is not None and old.state.live:
-                self._count(old, -1)
-            if job.state.live:
-                self._count(job, +1)
+            self._count_anew(old, job)
         if job.stop is not None and job.stop.keeps:
             self._keep(job, job_id)
         if eligible:
@@ -127,9 +122,7 @@ class View(Holdings):
                 self._keep(job, job_id)
             else:
                 self._queue(job)
-        if job.state.final:
-            self.stood.pop(job_id, None)
-        elif waited is not None and job_id not in self._place_of:  # not if it was changed, and waits on
+        if waited is not None and not job.state.final and job_id not in self._place_of:  # not if it waits on, changed
             self.stood[job_id] = self._rank(self, job) if waited[0].overdue else waited[1]
         if self.in_use.active:
             self.in_use.put(job, self.live.get(job_id), job_id in self.claimants)
@@ -141,7 +134,7 @@ class View(Holdings):
             return
         if not job.state.final:
             self._unqueue(job)
-            self._know(job, None)
+            self.ledger.leave(job.account)
             self.stood.pop(job_id, None)
             self.in_use.drop(job_id)
         if job.array is not None:
@@ -160,7 +153,7 @@ class View(Holdings):
             del self.live[job_id]
         if attempt.outcome is not None and not attempt.released:
             self.leaving[key] = attempt
-        else:
+        elif self.leaving:
             self.leaving.pop(key, None)
             self.overdue.discard(key)
         if self.in_use.active and (job := self.jobs.get(job_id)) is not None:
@@ -350,6 +343,21 @@ class View(Holdings):
         if not waiting.entries:
             del self.buckets[bucket]
 
+    def _count_anew(self, old: Job | None, job: Job) -> None:
+        """A job is new, or in another state. Accounts take part in fair share while they have jobs that wait or run."""
+        if old is None or old.state.final is not job.state.final:
+            if not job.state.final:
+                self.ledger.enter(job.account)
+            elif old is not None:
+                self.ledger.leave(old.account)
+                self.stood.pop(job.id, None)
+        elif old.spec is job.spec and _counts_alike(old.state, job.state):
+            return
+        if old is not None and old.state.live:
+            self._count(old, -1)
+        if job.state.live:
+            self._count(job, +1)
+
     def _count(self, job: Job, by: int) -> None:
         """A live job comes or goes."""
         if job.state is JobState.STOPPING:
@@ -362,14 +370,6 @@ class View(Holdings):
             (self.elastic.add if by > 0 else self.elastic.discard)(job.id)
         if job.array is not None:
             self._array_live[job.array.array_id] += by
-
-    def _know(self, old: Job | None, new: Job | None) -> None:
-        """Accounts take part in fair share while they have jobs that wait or run."""
-        was, now = old is not None and not old.state.final, new is not None and not new.state.final
-        if new is not None and now and not was:
-            self.ledger.enter(new.account)
-        elif old is not None and was and not now:
-            self.ledger.leave(old.account)
 
     def _claim(self, job: Job, by: int) -> None:
         if job.array is not None:
@@ -386,6 +386,13 @@ def waiting_since(job: Job) -> float | None:
     if job.requeued_at is None or job.eligible_at is None:
         return job.eligible_at
     return max(job.requeued_at, job.eligible_at)
+
+
+def _counts_alike(one: JobState, other: JobState) -> bool:
+    """Jobs in these states are counted as running, as stopping, or not at all."""
+    if not (one.live and other.live):
+        return one.live is other.live
+    return (one is JobState.STOPPING) is (other is JobState.STOPPING)
 
 
 def _guessed(job: Job) -> bool:

@@ -29,6 +29,7 @@ from gpusched.simulator.workload import Fate, Fleet, Outcome, Span, TraceJob, Wo
 from gpusched.store.memory import MemoryStore
 
 _SAME = 1e-9  # seconds: what is closer together happens at once
+_NEVER = float("inf")
 _DONE = Ending(OutcomeKind.EXITED, code=0)
 _SAVED = Ending(OutcomeKind.EXITED, code=85, saved=Saved("simulated"))
 Progress = Callable[[int, int], None]
@@ -77,14 +78,14 @@ class World:
     def run(self) -> Outcome:
         engine, store = Engine(self.rules, "simulated"), MemoryStore(story=False)
         jobs, submits = self.workload.jobs, self._submits()
-        began, arrived, wake = time.process_time(), 0, float("inf")
+        began, arrived, wake = time.process_time(), 0, _NEVER
         start = jobs[0].submit if jobs else 0.0
         self._handle(engine, store, [self._sample()], Instant(start, start))
         while True:
-            moment = min(wake, self.ends[0][0] if self.ends else float("inf"))
-            if arrived < len(jobs):
-                moment = min(moment, jobs[arrived].submit)
-            if moment == float("inf"):
+            ends = self.ends[0][0] if self.ends else _NEVER
+            arrives = jobs[arrived].submit if arrived < len(jobs) else _NEVER
+            moment = min(wake, ends, arrives)
+            if moment == _NEVER:
                 break
             now = Instant(moment, moment)
             batch = self._ended(moment)
@@ -94,7 +95,7 @@ class World:
             if wake <= moment + _SAME or not batch:
                 batch.append(Woke())
             step = self._settle(engine, store, batch, now)
-            wake = float("inf") if step.wake_boot is None else max(step.wake_boot, moment + _SAME)
+            wake = _NEVER if step.wake_boot is None else max(step.wake_boot, moment + _SAME)
         finished = {id(fate.job) for fate in self.fates}
         unfinished = tuple(job for job in jobs if id(job) not in finished)
         name = self.rules.policy.name
@@ -115,11 +116,11 @@ class World:
         self.events += len(batch)
         step = engine.handle(batch, now)
         store.commit((step.changes,))
-        for event, reply in zip(batch, step.replies, strict=True):
-            if isinstance(reply, GpuschedError):
-                raise Refused(f"the simulated machine refuses a job: {reply.message}", reply.hint)
-            if isinstance(reply, Submitted) and isinstance(event, JobSubmitted):
+        for reply in step.replies:
+            if isinstance(reply, Submitted):
                 self._take_in(reply.job_ids[0])
+            elif isinstance(reply, GpuschedError):
+                raise Refused(f"the simulated machine refuses a job: {reply.message}", reply.hint)
         return step
 
     def _take_in(self, job_id: int) -> None:
