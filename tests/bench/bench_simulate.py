@@ -1,11 +1,11 @@
 """How fast the simulator is: a hundred thousand jobs on ten thousand devices, through the real engine. By hand:
 
     python tests/bench/bench_simulate.py [--jobs 100000] [--policies fifo,sjf,srtf,las] [--trace FILE]
-        [--reference FILE]
+        [--busy 0.95] [--reference FILE]
 
 The jobs are drawn, with a fixed seed, from a real trace (gangs and run times together); they arrive at random at
-such a rate that the devices are nearly all in use. --reference: another simulator to compare with in the same run, a
-Python file with the function `simulate(rows, policy, nodes, gpn, place, overhead, tick, limits)`. Figures are
+such a rate that the devices are nearly all in use, or wanted more than once over. --reference: another
+simulator to compare with in the same run, a Python file with the function `simulate(rows, policy, nodes, gpn, place, overhead, tick, limits)`. Figures are
 processor seconds of this run on this machine; each policy runs in a process of its own, which tells its memory.
 """
 
@@ -29,15 +29,15 @@ from gpusched.simulator.workload import Fleet, TraceJob, Workload
 from gpusched.simulator.world import simulate
 
 SAMPLE = Path(__file__).parents[1] / "data" / "philly.csv"
-NODES, PER_NODE, BUSY = 1250, 8, 0.95
+NODES, PER_NODE = 1250, 8
 
 
-def drawn(trace: Path, count: int) -> Workload:
-    """So many jobs like those of the trace, arriving so that on average BUSY of the devices are in use."""
+def drawn(trace: Path, count: int, busy: float) -> Workload:
+    """So many jobs like those of the trace, arriving so that this share of the devices is wanted in the long run."""
     source = read_trace(trace).jobs
     chance = random.Random(4)
     picked = [chance.choice(source) for _ in range(count)]
-    rate = BUSY * NODES * PER_NODE / (sum(job.gpus * job.duration for job in picked) / count)
+    rate = busy * NODES * PER_NODE / (sum(job.gpus * job.duration for job in picked) / count)
     now, jobs = 0.0, []
     for number, job in enumerate(picked):
         now += chance.expovariate(rate)
@@ -69,9 +69,9 @@ def theirs(workload: Workload, policy: str, path: str) -> dict[str, float]:
     return {"cpu_s": time.process_time() - began, "mean_s": found["avg_jct_s"]}
 
 
-def _one(task: tuple[str, str, int, str | None]) -> dict[str, float]:
-    policy, trace, count, reference = task
-    workload = drawn(Path(trace), count)
+def _one(task: tuple[str, str, int, float, str | None]) -> dict[str, float]:
+    policy, trace, count, busy, reference = task
+    workload = drawn(Path(trace), count, busy)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = ours(workload, policy) if reference is None else theirs(workload, policy, reference)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -83,6 +83,7 @@ def main() -> None:
     options.add_argument("--jobs", type=int, default=100_000)
     options.add_argument("--policies", default="fifo,sjf,srtf,las")
     options.add_argument("--trace", default=str(SAMPLE))
+    options.add_argument("--busy", type=float, default=0.95, help="wanted devices as a share of all")
     options.add_argument("--reference")
     given = options.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -91,7 +92,7 @@ def main() -> None:
         for who, reference in (("ours", None), ("reference", given.reference)):
             if who == "ours" or reference:
                 with context.Pool(1) as pool:
-                    row[who] = pool.map(_one, [(policy, given.trace, given.jobs, reference)])[0]
+                    row[who] = pool.map(_one, [(policy, given.trace, given.jobs, given.busy, reference)])[0]
         if "reference" in row:
             row["ratio"] = row["ours"]["cpu_s"] / row["reference"]["cpu_s"]
         print(json.dumps(row), flush=True)
