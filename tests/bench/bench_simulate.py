@@ -4,9 +4,10 @@
         [--busy 0.95] [--reference FILE]
 
 The jobs are drawn, with a fixed seed, from a real trace (gangs and run times together); they arrive at random at
-such a rate that the devices are nearly all in use, or wanted more than once over. --reference: another
-simulator to compare with in the same run, a Python file with the function `simulate(rows, policy, nodes, gpn, place, overhead, tick, limits)`. Figures are
-processor seconds of this run on this machine; each policy runs in a process of its own, which tells its memory.
+such a rate that the devices are nearly all in use, or wanted more than once over. --reference: another simulator to
+compare with in the same run, a Python file with the function `simulate(rows, policy, nodes, gpn, place, overhead,
+tick, limits)`. Figures are processor seconds of this run on this machine; each policy runs in a process of its own,
+which tells its memory.
 """
 
 from __future__ import annotations
