@@ -102,10 +102,19 @@ def _fit_shared(view: View, job: Job, closed: Container[str]) -> tuple[Share, ..
 
 def _pick_smallest(view: View, request: Request, closed: Container[str], count: int) -> list[str] | None:
     """Among the open devices that are not closed: of the smallest size with which the gang finds a place."""
-    slots = view.suitable(request)
-    able = {slot.device.uuid for slot in slots if slot.open and slot.device.uuid not in closed}
-    for size in sorted({slot.device.total_mib for slot in slots if slot.device.uuid in able}):
-        uuids = _pool_of(view, slots, {s.device.uuid for s in slots if s.device.total_mib <= size} & able).pick(count)
+    pool = view.pool(request)
+    opened = pool.open_uuids()
+    able = [view.slots[uuid] for uuid in opened if uuid not in closed]
+    if len(able) < count:
+        return None
+    packed = view.rules.policy.placement is Placement.PACK
+    if packed and pool.uniform:
+        with pool.without([uuid for uuid in opened if uuid in closed]):
+            return pool.pick(count)
+    slots = view.suitable(request) if packed else able
+    for size in sorted({slot.device.total_mib for slot in able}):
+        fitting = {slot.device.uuid for slot in able if slot.device.total_mib <= size}
+        uuids = _pool_of(view, slots, fitting).pick(count)
         if uuids is not None:
             return uuids
     return None

@@ -7,7 +7,9 @@ it which devices are open (whole, usable, free, kept for nobody).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 from gpusched.model.policy import Placement
@@ -89,6 +91,21 @@ class Pool:
         del groups[bisect_left(groups, group)]
         insort(self._by_open[after], group)
         self.open += after - before
+
+    def open_uuids(self) -> list[str]:
+        """The open devices by index."""
+        return [self._uuids[position] for position in sorted(chain.from_iterable(self._open))]
+
+    @contextmanager
+    def without(self, uuids: Sequence[str]) -> Iterator[None]:
+        """See these open devices as not open."""
+        for uuid in uuids:
+            self.flip(uuid, False)
+        try:
+            yield
+        finally:
+            for uuid in uuids:
+                self.flip(uuid, True)
 
     def pick(self, count: int) -> list[str] | None:
         """The uuids that a gang of `count` gets now, or None. Best fit; the lowest index settles every tie."""

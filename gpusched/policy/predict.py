@@ -63,6 +63,7 @@ class RunTimes:
     # Run times, ascending; seconds that all had run together when each was so old; the age at which one that is so old
     # should end, or -1. One value, so that a reader in another thread sees one state of it.
     curve: tuple[Sequence[float], Sequence[float], Sequence[int]] = ((), (), ())
+    whole: tuple[int, Prediction | None] | None = None  # how many had been learned; the prediction for one that is new
 
     def learn(self, ran: float) -> bool:
         """One more run time. Returns whether the index has followed."""
@@ -80,6 +81,15 @@ class RunTimes:
     def longer_than(self, ran: float) -> Sequence[float]:
         """The run times above this one, ascending."""
         return self.ordered[bisect_right(self.ordered, ran) :]
+
+    def prediction(self, key: ClassKey, ran: float) -> Prediction | None:
+        """Of a job of this class (by its key) that has run so many seconds; None: too few have run longer."""
+        if ran > 0:
+            return _prediction(key, self.longer_than(ran), ran)
+        learned = self.learned
+        if self.whole is None or self.whole[0] != learned:
+            self.whole = learned, _prediction(key, self.longer_than(ran), ran)
+        return self.whole[1]
 
     def index(self, ran: float) -> float | None:
         """The index, in seconds, of a job that has run so long; None if no known one has run longer."""
@@ -160,11 +170,9 @@ class Durations:
         self.take_in()
         for key in _keys(user, account, name, gpus):
             known = self._classes.get(key)
-            longer = known.longer_than(ran_already) if known is not None else ()
-            if len(longer) >= ENOUGH:
-                low, middle, high = (_quantile(longer, share) - ran_already for share in (0.2, 0.5, 0.9))
-                mean = sum(longer) / len(longer) - ran_already
-                return Prediction(mean, low, middle, high, len(longer), _words(key, len(longer), ran_already > 0))
+            found = known.prediction(key, ran_already) if known is not None else None
+            if found is not None:
+                return found
         return None
 
     def index(self, user: str, account: str, name: str, gpus: int, ran: float) -> float:
@@ -192,6 +200,15 @@ def _keys(user: str, account: str, name: str, gpus: int) -> tuple[ClassKey, ...]
     keys.append(("gpus", gpus))
     keys.append(("all",))
     return tuple(keys)
+
+
+def _prediction(key: ClassKey, longer: Sequence[float], ran: float) -> Prediction | None:
+    if len(longer) < ENOUGH:
+        return None
+    low, middle, high = (_quantile(longer, share) - ran for share in (0.2, 0.5, 0.9))
+    return Prediction(
+        sum(longer) / len(longer) - ran, low, middle, high, len(longer), _words(key, len(longer), ran > 0)
+    )
 
 
 def _words(key: ClassKey, count: int, longer: bool) -> str:

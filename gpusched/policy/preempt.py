@@ -6,8 +6,9 @@ out not to be needed). What elastic jobs have above their least number is asked 
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Share
@@ -37,11 +38,12 @@ def candidates(view: View, job: Job) -> list[Attempt]:
     3. then the youngest attempt (it has the least work to lose),
     4. then the highest job id.
     """
-    suitable = {slot.device.uuid for slot in view.suitable(job.spec.request) if slot.kept_for in (None, job.id)}
+    kind = view.kind(job.spec.request)
     found = [
         attempt
         for job_id, attempt in view.live.items()
-        if may_leave(view, view.jobs[job_id], job) and any(share.uuid in suitable for share in attempt.devices)
+        if may_leave(view, view.jobs[job_id], job)
+        and _could_have_of(view, job, attempt, kind)
     ]
 
     def order(attempt: Attempt) -> tuple[int, int, float, int]:
@@ -50,6 +52,15 @@ def candidates(view: View, job: Job) -> list[Attempt]:
 
     found.sort(key=order)
     return found
+
+
+def _could_have_of(view: View, job: Job, attempt: Attempt, kind: Container[str] | None = None) -> bool:
+    """One of the attempt's devices (of this kind) is kept for nobody else: its leaving can be of use."""
+    for share in attempt.held:
+        slot = view.slots.get(share.uuid)
+        if slot is not None and slot.kept_for in (None, job.id) and (kind is None or share.uuid in kind):
+            return True
+    return False
 
 
 def may_leave(view: View, victim: Job, job: Job) -> bool:
@@ -93,31 +104,49 @@ def plan_among(
     lifted: Lifted = []
     try:
         for attempt in view.departing(job):
-            view.lift(attempt, lifted)
+            if _could_have_of(view, job, attempt):
+                view.lift(attempt, lifted)
         shares = fit(view, job, closed)
         if shares is not None:
             return Plan(tuple([share.uuid for share in shares]), ())
-        chosen: list[Offer] = []
-        asked: Lifted = []
-        try:
-            for offer in (*offers(view, job, now), *[Offer(attempt, attempt.uuids) for attempt in willing]):
-                chosen.append(offer)
-                view.lift(offer.attempt, asked, offer.uuids)
-                if fit(view, job, closed) is not None:
-                    break
-            else:
-                return None
-        finally:
-            view.put_back(asked)
-        for offer in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
-            rest = [other for other in chosen if other is not offer]
-            if _fit_without(view, job, rest, closed) is not None:
-                chosen = rest
+        whole = (Offer(attempt, attempt.uuids) for attempt in willing)
+        chosen = _needed(view, job, chain(offers(view, job, now), whole), closed)
+        if chosen is None:
+            return None
         shares = _fit_without(view, job, chosen, closed)
         assert shares is not None
         return _plan(view, job, shares, chosen, closed)
     finally:
         view.put_back(lifted)
+
+
+def _needed(view: View, job: Job, ask: Iterable[Offer], closed: Container[str]) -> list[Offer] | None:
+    """The first of these offers, in this order, with which the job fits, without those that turn out not to be needed;
+    None if it does not fit with all of them."""
+    chosen: list[tuple[Offer, Lifted]] = []
+    try:
+        for offer in ask:
+            chosen.append((offer, []))
+            view.lift(offer.attempt, chosen[-1][1], offer.uuids)
+            if fit(view, job, closed) is not None:
+                break
+        else:
+            return None
+        for each in chosen[-2::-1]:  # the last one was needed: without it the job did not fit
+            offer, lifted = each
+            view.put_back(lifted)
+            rest = [other for other in chosen if other is not each]
+            for other, its in rest:  # a part of an attempt and the whole of it may have been offered
+                if other.attempt is offer.attempt:
+                    view.lift(other.attempt, its, other.uuids)
+            if fit(view, job, closed) is not None:
+                chosen = rest
+            else:
+                view.lift(offer.attempt, lifted, offer.uuids)
+        return [offer for offer, _ in chosen]
+    finally:
+        for _, lifted in chosen:
+            view.put_back(lifted)
 
 
 def _fit_without(

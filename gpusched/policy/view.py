@@ -197,13 +197,12 @@ class View(Holdings):
     def rank_anew(self) -> None:
         """The policy's ranks have changed by something other than the jobs themselves (it has learned)."""
         for bucket, waiting in self.buckets.items():
-            ids = [job_id for _, job_id in waiting.entries]
-            waiting.entries = sorted((self._rank_in(bucket, self.jobs[job_id]), job_id) for job_id in ids)
-            length = {job_id: self._length(self.jobs[job_id]) for job_id in ids}
-            if self._backfills:
-                waiting.lengths = sorted((length[job_id], job_id) for job_id in ids)
+            jobs = [self.jobs[job_id] for _, job_id in waiting.entries]
+            waiting.entries = sorted([(self._rank_in(bucket, job), job.id) for job in jobs])
+            lengths = {job.id: self._length(job) for job in jobs} if self._backfills else {}
+            waiting.lengths = sorted([(seconds, job_id) for job_id, seconds in lengths.items()])
             for rank, job_id in waiting.entries:
-                self._place_of[job_id] = (self._place_of[job_id][0], rank, length[job_id])
+                self._place_of[job_id] = (bucket, rank, lengths.get(job_id, _ENDLESS))
 
     # ---- what the policies ask ------------------------------------------------------------------------------
 
