@@ -78,9 +78,8 @@ def static(view: View, job: Job) -> float:
     """
     weights = view.rules.policy.weights
     since = job.submitted_at if job.eligible_at is None else job.eligible_at
-    return (
-        weights.size * size(view, job) - weights.nice * job.spec.nice - weights.age * since / (weights.age_days * DAY)
-    )
+    large = weights.size * size(view, job) if weights.size else 0.0
+    return large - weights.nice * job.spec.nice - weights.age * since / (weights.age_days * DAY)
 
 
 def size(view: View, job: Job) -> float:
