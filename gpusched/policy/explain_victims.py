@@ -77,7 +77,7 @@ class _Turns:
         self._losing = {standing.job.id for standing in self._shares.losing}
         self._granted = any(waiting.id == job.id for waiting in self._shares.waiting)
         self._calm = view.rules.policy.calm
-        self._asked = willing(view, job, self._shares) if self._granted else []
+        self._asked = list(willing(view, job, self._shares)) if self._granted else []
         self._plan: Plan | None = None
         if self._granted:
             self._plan = plan_among(view, job, self._asked, self._at, closed(view, job, self._at))

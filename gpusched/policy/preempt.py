@@ -6,7 +6,7 @@ out not to be needed). What elastic jobs have above their least number is asked 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -95,7 +95,7 @@ def plan_preemption(view: View, job: Job, now: Instant, closed: Container[str] =
 
 
 def plan_among(
-    view: View, job: Job, willing: Sequence[Attempt], now: Instant, closed: Container[str] = frozenset()
+    view: View, job: Job, willing: Iterable[Attempt], now: Instant, closed: Container[str] = frozenset()
 ) -> Plan | None:
     """The smallest set of victims among `willing`, taken in this order, whose leaving lets `job` start; or None.
 

@@ -44,6 +44,15 @@ class Shares:
     waiting: list[Job]
     losing: list[Standing]  # in order; those who may be asked to leave
     entitled: frozenset[int] = frozenset()  # of those who wait: who gets what is its account's part
+    _asked: list[Standing] | None = None
+
+    def in_order_of_asking(self) -> list[Standing]:
+        """Those who lose theirs: who is over a quota first, then the lowest level, then who has moved least often,
+        then who stands last."""
+        if self._asked is None:
+            last_first = self.losing[::-1]  # a stable sort keeps this order among equals
+            self._asked = sorted(last_first, key=lambda s: (-s.order[0], -s.order[1], s.job.preemptions))
+        return self._asked
 
 
 def share_out(view: View, now: Instant) -> Shares:

@@ -237,22 +237,20 @@ def _leftovers(view: View, now: Instant, overdue: Overdue) -> Iterator[Decision]
             failed.add(bucket)
 
 
-def willing(view: View, job: Job, shares: Shares) -> list[Attempt]:
-    """Who may be asked to leave for `job`, in the order of asking: who is over a quota first, then the lowest level,
-    then who has moved least often, then who stands last."""
+def willing(view: View, job: Job, shares: Shares) -> Iterator[Attempt]:
+    """Who may be asked to leave for `job`, in the order of asking. Most plans need the first few only."""
     order = view.order(job)
     entitled = job.id in shares.entitled  # others have more than their account's part
-    found = [
-        standing
-        for standing in shares.losing
-        if (standing.order > order or (entitled and standing.job.account != job.account))
-        and standing.job.id not in view.stopping
-        and (standing.job.spec.qos == job.spec.qos or may_leave(view, standing.job, job))
-        and standing.job.state in (JobState.STARTING, JobState.RUNNING)
-    ]
-    found.reverse()  # a stable sort keeps this order among equals
-    found.sort(key=lambda s: (-s.order[0], view.priority(s.job), s.job.preemptions))
-    return [standing.attempt for standing in found]
+    level, quotas = view.rules.qos.get(job.spec.qos), view.in_use.quotas
+    asks_nobody = level is None or job.patient or over_quota(view, job)
+    levels = {job.spec.qos} if asks_nobody or level is None else {job.spec.qos, *level.preempts}
+    for standing in shares.in_order_of_asking():
+        victim = standing.job
+        if not (standing.order > order or (entitled and victim.account != job.account)) or victim.id in view.stopping:
+            continue
+        may_ask = victim.spec.qos in levels or (quotas and may_leave(view, victim, job))
+        if may_ask and victim.state in (JobState.STARTING, JobState.RUNNING):
+            yield standing.attempt
 
 
 def worth_it(view: View, now: Instant, job: Job, plan: Plan) -> bool:
