@@ -7,18 +7,20 @@ where moving costs nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import Placement
+from gpusched.policy import fit as fitting
 from gpusched.policy.decisions import Decision, Evict, Preempt, Start
 from gpusched.policy.fit import fit
 from gpusched.policy.holdings import Lifted
-from gpusched.policy.limits import limited
+from gpusched.policy.limits import limited, need
 from gpusched.policy.pool import Pool
 from gpusched.policy.preempt import Plan
-from gpusched.policy.sharing import InOrder, Standing, standings
+from gpusched.policy.sharing import InOrder, Standing, array_of, standings
 from gpusched.policy.view import View
 
 Place = list[tuple[int, int]]  # (group, devices in it)
@@ -70,19 +72,25 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
 def _first_fit(
     view: View, pool: Pool, running: list[Standing], staying: list[Standing]
 ) -> tuple[dict[int, Place], list[Job]]:
-    """Who would run where, and who of them waits, in order."""
+    """Who would run where, and who of them waits, in order. Where one past its patience finds no place, because of jobs
+    that cannot be moved, nobody behind it starts."""
     free = pool.able_in_groups(lambda uuid: view.slots[uuid].able)
     for standing in staying:
         for share in standing.attempt.devices:
             free[pool.group_of(share.uuid)] -= 1
     places: dict[int, Place] = {}
     waiting: list[Job] = []
+    arrays: Counter[int] = Counter()  # elements that are given places, by array
+    kept = False
     left, line = sum(free), InOrder(view, running, set())
     while left > 0 and (found := line.next()) is not None:
-        job, moving, _ = found
-        held_back = moving is None and (view.array_full(job) or limited(view, job) is not None)
-        place = None if held_back or job.spec.request.gpus > left else _place(free, pool, job.spec.request.gpus)
+        job, moving, order = found
+        if moving is None and (kept or view.array_full(job, arrays[array_of(job)]) or limited(view, job) is not None):
+            line.refuse()
+            continue
+        place = None if job.spec.request.gpus > left else _place(free, pool, job.spec.request.gpus)
         if place is None:
+            kept = kept or (moving is None and not order[2] and fitting.possible(view, job.spec.request))
             line.refuse()
             continue
         for group, number in place:
@@ -91,6 +99,11 @@ def _first_fit(
         places[job.id] = place
         if moving is None:
             waiting.append(job)
+            arrays[array_of(job)] += 1
+            if view.in_use.active:
+                view.in_use.assume(job, need(view, job))
+    for job in waiting:
+        view.in_use.put(job, None, promised=False)
     return places, waiting
 
 

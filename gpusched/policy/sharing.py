@@ -98,7 +98,7 @@ def _count_out(
     line, reach = InOrder(view, running, granted), Reach(view, now)
     while not allotment.spent and (found := line.next()) is not None:
         job, standing, order = found
-        if standing is None and (view.array_full(job, arrays[_array(job)]) or limited(view, job) is not None):
+        if standing is None and (view.array_full(job, arrays[array_of(job)]) or limited(view, job) is not None):
             line.refuse()
             continue
         if standing is None and not reach(job):
@@ -113,7 +113,7 @@ def _count_out(
             granted.add(job.id)
             if standing is None:
                 waiting.append((order, job))
-                arrays[_array(job)] += 1
+                arrays[array_of(job)] += 1
                 if view.in_use.active:
                     view.in_use.assume(job, need(view, job))
         else:
@@ -121,7 +121,8 @@ def _count_out(
     return waiting
 
 
-def _array(job: Job) -> int:
+def array_of(job: Job) -> int:
+    """The id of its array; 0: it is no element of one."""
     return job.array.array_id if job.array is not None else 0
 
 

@@ -54,9 +54,9 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     rules = view.rules.policy
     now = _as_of_tick(view, now)
     on_tick = on_grid(rules.tick, now.boot)
+    yield from _without_devices(view)
     if rules.tick_starts and not on_tick:
         return
-    yield from _without_devices(view)
     if rules.migrate and on_tick and repack.possible(view):
         if repack.settled(view):
             yield from repack.serve(view, now)
@@ -72,7 +72,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     if rules.calm:
         yield from _calmly(view, now, shares, may_ask=on_tick)
     else:
-        yield from _by_count(view, now, shares)
+        yield from _by_count(view, now, shares, may_ask=on_tick)
 
 
 def on_grid(tick: float, boot: float) -> bool:
@@ -175,9 +175,9 @@ def _start_all(view: View, now: Instant) -> Iterator[Decision]:
             queue.push_next(bucket)
 
 
-def _by_count(view: View, now: Instant, shares: Shares) -> Iterator[Decision]:
+def _by_count(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
     """As the published simulators do it: whoever is not granted devices stops, then the others take their places."""
-    stops = tuple([standing.attempt for standing in shares.losing])
+    stops = tuple([standing.attempt for standing in shares.losing]) if may_ask else ()
     if stops:
         yield Evict(stops, shares.waiting[0].id if shares.waiting else stops[0].job_id)
     overdue = Overdue(view, now, shares.entitled)
