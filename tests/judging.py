@@ -129,7 +129,8 @@ class Judge:
         able = sum(slot.able for slot in view.slots.values())
         part = able / len(accounts)  # their shares are equal
         held = sum(len(view.live[one.id].devices) for one in holding if one.account == victim.account)
-        used = {account: view.ledger.usage(account, now.wall) for account in accounts}
+        held += sum(len(one.earmark) for one in waiting if one.account == victim.account)
+        used = {account: view.ledger.served(account, now.wall) for account in accounts}
         turn = job.spec.request.gpus > part and used[job.account] <= min(used.values()) + rules.turn * able
         return held > part + SLACK or turn
 

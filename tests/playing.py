@@ -31,6 +31,7 @@ from gpusched.policy.decisions import Decision
 from gpusched.policy.view import View
 
 SAME = 1e-6  # seconds
+MOST_AT_ONCE = 200  # batches that follow from each other in one moment
 DONE = Outcome(OutcomeKind.EXITED, code=0)
 SAVED = Outcome(OutcomeKind.EXITED, code=85, saved=Saved("ckpt", 1))
 Watch = Callable[["Play", View, Instant, Decision], None]
@@ -170,8 +171,10 @@ class Play:
 
     def _handle(self, batch: list[Event]) -> list[int]:
         """A batch and what follows from it at once. Returns the ids of the jobs that were submitted."""
-        world, ids = self.world, list[int]()
+        world, ids, rounds = self.world, list[int](), 0
         while batch:
+            rounds += 1
+            assert rounds < MOST_AT_ONCE, f"it goes on and on at {self.now} s: {self.view.live}"
             with patch.object(schedule, "cycle", self._watched):
                 replies = world.handle(*batch)
             for event, reply in zip(batch, replies, strict=True):

@@ -107,6 +107,11 @@ class Ledger:
         usage = self._accounts.get(account)
         return usage.value(now_wall) if usage is not None else 0.0
 
+    def served(self, account: str, now_wall: float) -> float:
+        """Decayed device-seconds that an account has really had: without what starts are charged beforehand."""
+        usage = self._accounts.get(account)
+        return usage.value(now_wall) - usage.young.ahead(now_wall) if usage is not None else 0.0
+
     def total(self, now_wall: float) -> float:
         """Decayed device-seconds of all accounts."""
         return self._all.value(now_wall)

@@ -3,7 +3,8 @@
 An account's part is its share of all devices among the accounts that have jobs (deserved share first, the rest by the
 order of the policy). A gang that is larger than its account's part would never fit into it: for such gangs accounts
 take turns, and a turn ends when the account has used `turn` seconds of the whole machine more than another one, both
-by their shares and as fair share counts it.
+by their shares and as fair share counts it, but without what it charges beforehand: that comes with every start and
+goes with every end, and the turn would follow it back and forth.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Parts:
         self._part = {account: able * weight[account] / shares for account in accounts}
         self._left = dict(self._part)
         self._granted = dict.fromkeys(self._part, 0.0)
-        self._used = {account: view.ledger.usage(account, now.wall) / weight[account] for account in accounts}
+        self._used = {account: view.ledger.served(account, now.wall) / weight[account] for account in accounts}
         turn = view.rules.policy.turn * able * len(accounts) / shares if accounts else 0.0
         self._turn_of = self._whose_turn(view, sorted(holding, key=lambda job: job.id), turn)
         for job in holding:

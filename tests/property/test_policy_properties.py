@@ -43,8 +43,13 @@ RULES = {
     "las without accounts": daemon("las", between_accounts=False),
     "srtf at every event": daemon("srtf", tick=0.0, min_run=0.0),
     "las packed": daemon("las", placement=Placement.PACK),
+    "srsf by count": daemon("srsf", calm=False),
+    "las by count": daemon("las", calm=False),
     "backfill packed": daemon("backfill", placement=Placement.PACK),
     **{f"published {name}": published(name) for name in ("srtf", "srsf", "las", "predicted", "fit-first", "sjf")},
+    "published las, running first, on a grid": published("las", running_first=True, tick=60.0),
+    "srtf that moves jobs": published("srtf", migrate=True),
+    "srsf that moves jobs": daemon("srsf", migrate=True, placement=Placement.PACK, tick=0.0, min_run=0.0),
 }
 BY_COUNT = [name for name, rules in RULES.items() if not rules.policy.calm]
 
