@@ -13,6 +13,7 @@ from gpusched.simulator.errors import SimulationError
 REQUIRED = ("job_id", "user", "vc", "submit_s", "gpus", "duration_s", "status")
 LONGEST = 1e10  # seconds: three hundred years
 MOST_GPUS = 1_000_000
+WHOLE_MILLI = 1000  # gpu_milli of a job that has its devices alone
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -72,7 +73,7 @@ class Cells:
         cell = self.needed(name)
         value = float(cell) if _number(cell) else math.nan
         if not 0 <= value <= LONGEST:
-            raise self._wrong(name, "seconds, 0 or more")
+            raise self._wrong(name, "seconds, 0 or more" + (f", at most {LONGEST:,.0f}" if value > LONGEST else ""))
         return value
 
     def whole(self, name: str) -> int:
@@ -80,7 +81,8 @@ class Cells:
         cell = self.needed(name)
         value = float(cell) if _number(cell) else math.nan
         if not 1 <= value <= MOST_GPUS or value != int(value):
-            raise self._wrong(name, "a whole number, 1 or more")
+            most = f", at most {MOST_GPUS:,}" if value > MOST_GPUS else ""
+            raise self._wrong(name, f"a whole number, 1 or more{most}")
         return int(value)
 
     def gpus(self) -> int:
@@ -89,6 +91,15 @@ class Cells:
                 f"gpus of job {self.cells['job_id']} is 0: jobs without devices are not simulated", "take the line out"
             )
         return self.whole("gpus")
+
+    def milli(self) -> int:
+        """How much of each of its devices a job needs, in thousandths; where nothing is said, all of it."""
+        if not self.text("gpu_milli"):
+            return WHOLE_MILLI
+        value = float(self.cells["gpu_milli"])
+        if not 1 <= value <= WHOLE_MILLI or value != int(value):
+            raise self._wrong("gpu_milli", f"a whole number from 1 to {WHOLE_MILLI} (a whole device)")
+        return int(value)
 
     def _wrong(self, name: str, expected: str) -> SimulationError:
         shown = self.cells[name]

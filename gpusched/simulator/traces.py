@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpusched.model.units import format_size
-from gpusched.simulator.cells import COLUMNS, REQUIRED, Cells
+from gpusched.simulator.cells import COLUMNS, REQUIRED, WHOLE_MILLI, Cells
 from gpusched.simulator.errors import SimulationError
 from gpusched.simulator.workload import Fleet, TraceJob, Workload
 
@@ -97,7 +97,7 @@ def _named(jobs: Sequence[TraceJob], text: Callable[[TraceJob], str]) -> str:
 def _job(cells: Cells, users_from: UsersFrom | None, shared: bool, memory_mib: int, all_at_zero: bool) -> TraceJob:
     cells.check()
     submit = cells.seconds("submit_s")
-    milli = cells.whole("gpu_milli") if shared and cells.text("gpu_milli") else 1000
+    milli = cells.milli()
     model, batch = cells.text("model"), cells.text("batch_size")
     return TraceJob(
         id=cells.needed("job_id"),
@@ -106,7 +106,7 @@ def _job(cells: Cells, users_from: UsersFrom | None, shared: bool, memory_mib: i
         duration=cells.seconds("duration_s"),
         user=cells.text(users_from) if users_from else "",
         name=f"{model}-{batch}" if model and batch else model,
-        gpu_mem_mib=max(1, math.ceil(memory_mib * milli / 1000)) if milli < 1000 else None,
+        gpu_mem_mib=max(1, math.ceil(memory_mib * milli / WHOLE_MILLI)) if shared and milli < WHOLE_MILLI else None,
     )
 
 

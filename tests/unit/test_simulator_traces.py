@@ -73,6 +73,14 @@ def test_a_share_of_a_device_is_one_only_if_asked_for(tmp_path: Path) -> None:
     assert [job.gpu_mem_mib for job in shares] == [10_000, None, None]
 
 
+@pytest.mark.parametrize("cell", ["5000", "1001", "0", "-1", "0.5", "250.5", "1e300"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_more_or_less_of_a_device_than_there_can_be_is_refused(tmp_path: Path, cell: str, shared: bool) -> None:
+    error = refused(a_trace(tmp_path, f"a,,,0,1,5,,{cell}", head=HEAD + ",gpu_milli"), shared=shared)
+    assert f"line 2: gpu_milli is {cell!r} (job a)" in error.message
+    assert error.hint == "expected: a whole number from 1 to 1000 (a whole device)"
+
+
 def test_numbers_may_be_written_in_any_usual_way(tmp_path: Path) -> None:
     path = a_trace(tmp_path, '"a, b",,,1.5e3,2.0,.5,', " c ,,, 7 ,1,+3,")
     first, second = read_trace(path).jobs
@@ -115,6 +123,18 @@ def test_a_bad_line_is_told_with_its_number(tmp_path: Path, line: str, told: str
     error = refused(a_trace(tmp_path, "x,,,0,1,5,", line))
     assert f"x.csv, line 3: {told}" in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a,,,0,1,1e11,", "expected: seconds, 0 or more, at most 10,000,000,000"),
+        ("a,,,0,2000000,5,", "expected: a whole number, 1 or more, at most 1,000,000"),
+        ("a,,,0,1,-1,", "expected: seconds, 0 or more"),
+    ],
+)
+def test_what_may_stand_there_is_told(tmp_path: Path, line: str, expected: str) -> None:
+    assert refused(a_trace(tmp_path, line)).hint == expected
 
 
 @pytest.mark.parametrize(
