@@ -76,19 +76,52 @@ def broken_toml(path: str, text: str, error: tomllib.TOMLDecodeError) -> UsageEr
 
 def explained(path: str, text: str, error: ValidationError, model: type[BaseModel]) -> UsageError:
     """Everything that is wrong, each with its line, in the order of the file."""
-    lines = find_lines(text)
+    lines, values = find_lines(text), tomllib.loads(text)
     told = []
     for detail in error.errors(include_url=False):
         line = line_of(lines, detail["loc"])
         where = f"{path}:{line}" if line is not None else path
-        told.append((line or 0, f"{where}: {_sentence(detail, model)}"))
+        written = _written(values, detail["loc"], detail["input"])
+        told.append((line or 0, f"{where}: {_sentence(detail, model, written)}"))
     told.sort(key=lambda pair: pair[0])
     return UsageError(
         "\n".join(sentence for _, sentence in told), "docs/config.example.toml shows every setting with its default"
     )
 
 
-def _sentence(detail: Any, model: type[BaseModel]) -> str:
+def _written(values: Any, loc: Sequence[str | int], otherwise: Any) -> Any:
+    """A value as it stands in the file: pydantic tells what has been made of it."""
+    for part in loc:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):
+            return otherwise
+    return values
+
+
+_TYPES = {
+    "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text in quotes",
+}  # fmt: skip
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
+
+
+def _bound(detail: Any, written: Any) -> str:
+    """`at least 60`, and of a setting that was written as a time `at least 1m`."""
+    [(kind, number)] = ((kind, detail["ctx"][kind]) for kind in _BOUNDS if kind in detail["ctx"])
+    shown = f"{number:.12g}"
+    if isinstance(written, str):
+        unit, letter = next(((u, n) for u, n in _UNITS if number and number % u == 0), (1, "s"))
+        shown = f"{number / unit:.12g}{letter}"
+    return f"{_BOUNDS[kind]} {shown}"
+
+
+def _toml(written: Any) -> str:
+    """Nearly as it stands in the file."""
+    return str(written).lower() if isinstance(written, bool) else repr(written)
+
+
+def _sentence(detail: Any, model: type[BaseModel], written: Any) -> str:
     loc = tuple(str(part) for part in detail["loc"])
     name = ".".join(part for part in loc if part != "[key]")
     match detail["type"]:
@@ -107,8 +140,12 @@ def _sentence(detail: Any, model: type[BaseModel]) -> str:
             return f"{name!r} is {detail['input']!r}; allowed: {detail['ctx']['expected']}"
         case "value_error":
             return f"{name!r}: {detail['ctx']['error']}"
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
+            return f"{name!r} is {written!r}: it must be {_bound(detail, written)}"
+        case kind if kind in _TYPES:
+            return f"{name!r} is {_toml(written)}: it must be {_TYPES[kind]}"
         case _:
-            return f"{name!r} is {detail['input']!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+            return f"{name!r} is {written!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
 def _known_settings(model: type[BaseModel], loc: Loc) -> list[str]:

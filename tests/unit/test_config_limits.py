@@ -63,7 +63,7 @@ def test_groups_are_found_by_name_or_number():
         ("[limits.user.a]\nmax_jobs = -1\n", "c.toml:2: 'limits.user.a.max_jobs' is -1"),
         ("[limits.user.a]\nmax_jobs = 1.5\n", "c.toml:2: 'limits.user.a.max_jobs' is 1.5"),
         ("[limits.user.a]\nmax_devices = 'four'\n", "c.toml:2: 'limits.user.a.max_devices' is 'four'"),
-        ("[limits.user.a]\nmax_devices = true\n", "c.toml:2: 'limits.user.a.max_devices' is True"),
+        ("[limits.user.a]\nmax_devices = true\n", "c.toml:2: 'limits.user.a.max_devices' is true: it must be a number"),
         ("[limits.user.a]\nmax_time = 7200\n", "c.toml:2: 'limits.user.a.max_time': write the time in quotes"),
         ("[limits.user.a]\nmax_jobs_per_user = 1\n", "c.toml:2: unknown setting 'limits.user.a.max_jobs_per_user'"),
         ("[limits.qos.hihg]\nmax_jobs = 1\n", "c.toml:1: limits.qos.hihg: unknown QoS 'hihg' | known: high, low"),
