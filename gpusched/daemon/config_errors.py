@@ -100,7 +100,8 @@ def _written(values: Any, loc: Sequence[str | int], otherwise: Any) -> Any:
 
 
 _TYPES = {
-    "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text in quotes",
+    "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "string_type": "text in quotes",
 }  # fmt: skip
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
