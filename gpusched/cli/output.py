@@ -17,7 +17,7 @@ import click
 
 from gpusched.cli.settings import paint, say, settings
 from gpusched.cli.text import escape
-from gpusched.model.errors import Unavailable, known
+from gpusched.model.errors import Unavailable, UsageError, known
 
 Json = dict[str, Any]
 
@@ -75,11 +75,18 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def style_of(options: Mapping[str, Any], fields: Fields) -> Style:
     """Take the list options and check the field names. Raises UsageError that lists the known ones."""
+    check_one_form(options["csv"])
     chosen = _names(options["fields"], fields)
     order = tuple(options["sort"].replace(" ", "").split(",")) if options["sort"] else ()
     for name in order:
         _names(name.lstrip("-"), fields)
     return Style(options["csv"], options["noheader"], chosen, order, options["watch"])
+
+
+def check_one_form(csv: bool) -> None:
+    """Raises UsageError if both --csv and --json were asked for."""
+    if csv and settings.json:
+        raise UsageError("--csv and --json do not go together", "leave one of them away: both have every figure")
 
 
 def _names(text: str | None, fields: Fields) -> tuple[str, ...]:
@@ -231,7 +238,7 @@ def _fit(widths: list[int], names: Sequence[str], may_drop: bool) -> list[int]:
     """
     from shutil import get_terminal_size
 
-    over = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size()[0]
+    over, last = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size()[0], widths[-1]
     places = [names.index("name")] if "name" in names else []
     for place, least in [*((place, 12) for place in places), (len(widths) - 1, 20)]:
         cut = max(0, min(over, widths[place] - least))
@@ -243,7 +250,7 @@ def _fit(widths: list[int], names: Sequence[str], may_drop: bool) -> list[int]:
             kept.remove(names.index(name))
             over -= widths[names.index(name)] + 2
     if len(kept) < len(widths):
-        widths[-1] = max(8, widths[-1] - over)  # all that is left of the line
+        widths[-1] = min(last, max(8, widths[-1] - over))  # of what is left of the line as much as it needs
     return kept
 
 

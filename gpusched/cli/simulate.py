@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpusched.cli.options import Grammar
+from gpusched.cli.output import check_one_form
 from gpusched.cli.settings import say
-from gpusched.cli.simulate_jobs import chosen, rules_of
+from gpusched.cli.simulate_jobs import chosen, rules_of, without_effect
 from gpusched.cli.simulate_table import ProgressLine, Shown, show
 from gpusched.model.policy import Placement, PreemptCost
 from gpusched.model.units import parse_seconds
@@ -82,7 +83,10 @@ def simulate(trace: str | None, policy: str, csv: bool, plot: str | None, proces
     from gpusched.simulator.choices import parse_policies
     from gpusched.simulator.compare import Setting
 
+    check_one_form(csv)
     names = parse_policies(policy)
+    for note in without_effect(names, options):
+        say(note)
     if plot is not None:
         from gpusched.simulator.plot import check_can_draw
 

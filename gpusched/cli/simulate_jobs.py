@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from gpusched.cli.settings import say
 from gpusched.cli.simulate_table import count
 from gpusched.model.errors import UsageError
-from gpusched.model.policy import Placement
+from gpusched.model.policy import Placement, PolicyName
 from gpusched.model.rules import Rules
 
 if TYPE_CHECKING:
-    from gpusched.model.policy import PolicyName, PreemptCost
+    from gpusched.model.policy import PreemptCost
     from gpusched.simulator.history import Past
     from gpusched.simulator.workload import Fleet, Workload
 
@@ -92,6 +92,35 @@ def rules_of(names: tuple[PolicyName, ...], options: Options) -> tuple[list[Rule
     if configured is not None:
         changes.setdefault("placement", configured.policy.placement)
     return [daemon_rules(name, configured, cost=cost, **changes) for name in names], cost
+
+
+_PREEMPTIVE = tuple(name for name in PolicyName if name.preemptive)
+_READERS = {  # of options that not every policy reads
+    "las_limits": (PolicyName.LAS,), "running_first": (PolicyName.LAS,), "tick": _PREEMPTIVE, "migrate": _PREEMPTIVE,
+    "cost": _PREEMPTIVE,
+}  # fmt: skip
+
+
+def without_effect(names: tuple[PolicyName, ...], options: Options) -> list[str]:
+    """A sentence about each option that was given and that none of these policies reads."""
+    notes = []
+    for option, readers in _READERS.items():
+        if options[option] is None or set(readers) & set(names):
+            continue
+        if option == "cost" and options["config"]:
+            continue  # with quotas jobs may have to leave under any policy
+        nothing = f"{_flag(option, options)} changes nothing under {', '.join(names)}"
+        notes.append(f"{nothing}: it is for {', '.join(readers)}")
+    if options["migrate"] and options["placement"] not in (None, str(Placement.PACK)):
+        notes.append(f"--migrate changes nothing with --placement {options['placement']}: it is for pack")
+    return notes
+
+
+def _flag(option: str, options: Options) -> str:
+    """How it was written."""
+    if option == "cost":
+        return "--preempt-cost"
+    return ("--no-" if options[option] is False else "--") + option.replace("_", "-")
 
 
 def _configured(path: str | None) -> Rules | None:

@@ -82,8 +82,8 @@ def show(shown: Shown, csv: bool) -> None:
     if csv:
         print_list(rows, tuple(FIELDS), FIELDS, Style(csv=True), "policies")
         return
-    where = f"{fleet.nodes} × {fleet.per_node}" if fleet.nodes > 1 else str(fleet.devices)
-    say(f"{escape(shown.source)}: {count(rows[-1]['jobs'], 'job')} on {where} devices")
+    where = f"{fleet.nodes} × {fleet.per_node} devices" if fleet.nodes > 1 else count(fleet.devices, "device")
+    say(f"{escape(shown.source)}: {count(rows[-1]['jobs'], 'job')} on {where}")
     print_list(rows, COLUMNS, FIELDS, Style(), "policies")
     if len(rows[0]["user_rho"]) > 1:
         _show_users(rows)

@@ -6,7 +6,6 @@ Needs matplotlib (the extra `plot`), which is imported only when a picture is as
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,18 @@ def check_can_draw(path: str | Path) -> None:
         raise SimulationError(f"--plot {path}: the name says no kind of picture", f"end it with {', '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise SimulationError(f"--plot {path}: there is no directory {path.absolute().parent}", "make it first")
-    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise SimulationError(f"--plot {path}: it cannot be written", "choose another place")
+    try:
+        there = path.exists()
+        if there and not path.is_file():
+            raise SimulationError(f"--plot {path} cannot be written: it is no file", "choose another name")
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise SimulationError(
+            f"--plot {path} cannot be written: {error.strerror or error}", "choose another place"
+        ) from None
     _matplotlib()
 
 

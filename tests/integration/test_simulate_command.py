@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fake_daemon import FakeDaemon, Result, a_device, an_ended_job, gpusched
 
-from gpusched.cli import simulate_table
+from gpusched.cli import output, simulate_table
 from gpusched.cli.simulate_table import ProgressLine
 from gpusched.model.policy import PolicyName
 
@@ -218,6 +218,53 @@ def test_a_bad_trace_is_a_sentence_and_exit_1(tmp_path: Path, content: bytes, to
     assert f"gpusched: {path}" in result.err and told in result.err
     as_json = gpusched("simulate", str(path), "--devices", "8", "--json")
     assert as_json.code == 1 and json.loads(as_json.out)["error"]["code"] == "simulation"
+
+
+def test_csv_and_json_at_once_are_refused() -> None:
+    result = philly("--csv", "--json")
+    assert result.code == 2 and json.loads(result.out)["error"]["message"] == "--csv and --json do not go together"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--las-limits", "1h"), "--las-limits changes nothing under fifo, srtf: it is for las\n"),
+        (("--no-running-first",), "--no-running-first changes nothing under fifo, srtf: it is for las\n"),
+        (("--tick", "30s", "--policy", "fifo"),
+         "--tick changes nothing under fifo: it is for srtf, srsf, las, predicted\n"),
+        (("--preempt-cost", "1s", "--policy", "sjf"),
+         "--preempt-cost changes nothing under sjf: it is for srtf, srsf, las, predicted\n"),
+        (("--migrate", "--placement", "count"), "--migrate changes nothing with --placement count: it is for pack\n"),
+        (("--tick", "30s", "--preempt-cost", "1s", "--migrate"), ""),
+        (("--policy", "las", "--las-limits", "1h", "--running-first"), ""),
+    ],
+)  # fmt: skip
+def test_an_option_that_no_named_policy_reads_is_told(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    path = a_trace(tmp_path, "a,,,0,1,60,")
+    result = gpusched("simulate", path, "--devices", "1", "--policy", "fifo,srtf", *words)
+    assert (result.code, result.err) == (0, told + "made.csv: 1 job on 1 device\n")
+
+
+def test_a_table_that_is_piped_is_not_cut_however_narrow_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = a_trace(tmp_path, "a,,,0,1,86399999,", "b,,,60,1,60,")
+    header, row = gpusched("simulate", path, "--devices", "1", "--policy", "las").out.splitlines()
+    assert header.split()[-1] == "UNFAIR" and len(header) == len(row) == header.index("UNFAIR") + 6
+    assert "…" not in row and "  1000-00:01:59  " in row
+
+
+def test_a_narrow_terminal_has_fewer_columns_that_stand_beside_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = dict.fromkeys(simulate_table.FIELDS, 86_400.0) | {"policy": "backfill", "preemptions": 1}
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True)
+    output.print_list([row], simulate_table.COLUMNS, simulate_table.FIELDS, output.Style(), "policies")
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["POLICY", "MEAN"] and header.split()[-1] == "UNFAIR" and "LOST" not in header
+    assert line.endswith("  8640000.0%") and len(line) <= 80
 
 
 def test_what_is_missing_is_asked_for() -> None:

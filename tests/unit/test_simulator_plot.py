@@ -87,6 +87,19 @@ def test_a_directory_is_no_place_for_a_picture(tmp_path: Path) -> None:
         check_can_draw(tmp_path / "out.png")
 
 
+def test_a_name_that_the_file_system_refuses_is_told_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SimulationError, match="cannot be written: File name too long"):
+        check_can_draw(tmp_path / ("x" * 300 + ".png"))
+
+
+@needs_matplotlib
+def test_looking_whether_a_picture_could_be_written_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    (old := tmp_path / "old.png").write_bytes(b"older")
+    check_can_draw(old)
+    check_can_draw(tmp_path / "new.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"] and old.read_bytes() == b"older"
+
+
 def test_without_matplotlib_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SimulationError) as caught:
