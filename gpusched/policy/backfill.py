@@ -2,43 +2,33 @@
 
 EASY backfill (Lifka 1995; Mu'alem and Feitelson 2001), by device instead of by count: when does the first waiting
 job fit, as running jobs are expected to end, and on which devices? A later job may start on other devices, or on
-these if it is expected to be gone by then. Where ends are not known no reservation can be made, and the bypass
-limit of fit-first keeps the head from starving.
+these if it is expected to be gone by then. Where nobody knows when a running job ends, it is supposed that it runs as
+long again as it has run, and that an unknown job which waits needs ten minutes: while those that run are young the
+free devices are kept, later they are used. Those who pass on such a guess are counted, and the bypass limit of
+fit-first keeps the head from starving.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from gpusched.model.clock import Instant
-from gpusched.model.job import Attempt, Job
+from gpusched.model.job import Job
 from gpusched.policy.decisions import Decision, Preempt, Start
-from gpusched.policy.elastic import offers, settling
-from gpusched.policy.expected import remaining, time_left
+from gpusched.policy.expected import end_expected, time_wanted
 from gpusched.policy.fit import fit, possible
-from gpusched.policy.holdings import Lifted
+from gpusched.policy.kept import Kept, keep_for, no_more
 from gpusched.policy.limits import limited
 from gpusched.policy.passing import less_shut
+from gpusched.policy.predict import UNKNOWN
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key
-from gpusched.policy.reserve import closed, competes_for, openings, taken, vacated
+from gpusched.policy.reserve import closed, competes_for, taken, vacated
 from gpusched.policy.view import Bucket, View
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What is kept for the first of those who wait for one kind of devices.
-
-    until: boot clock; when it is expected to start on `devices`. None: nobody knows, and its passing is counted.
-    """
-
-    job: Job
-    kind: frozenset[str]
-    until: float | None
-    devices: frozenset[str]
+_NONE: frozenset[str] = frozenset()
 
 
 def serve(view: View, now: Instant) -> Iterator[Decision]:
@@ -117,76 +107,54 @@ def _beside(view: View, now: Instant, kept: list[Kept], behind: list[Bucket], sh
 def _decide(view: View, now: Instant, job: Job, kept: list[Kept]) -> Decision | None:
     """A start or a preemption that delays nobody for whom something is kept."""
     shut = closed(view, job, now)
-    beside = frozenset().union(*(_shut_by(view, job, now, k) for k in kept)) if kept else frozenset()
-    past = kept[0].job if kept and kept[0].until is None else None
-    shares = fit(view, job, shut | beside)
+    before = kept
+    shares = fit(view, job, shut | _shut_by(view, job, now, kept))
     if shares is None and kept and _gone_by(view, job, now, kept):
+        before = []
         shares = fit(view, job, shut)
     if shares is not None:
-        return Start(job.id, shares, goes_past(view, past, tuple([share.uuid for share in shares])))
-    plan = plan_preemption(view, job, now, shut | beside)
-    return Preempt(job.id, plan, goes_past(view, past, plan.devices)) if plan is not None else None
+        return Start(job.id, shares, _past(view, kept, tuple([share.uuid for share in shares])))
+    # who gave its devices back asks nobody to leave; what others ask for is not kept from them for it
+    plan = plan_preemption(view, job, now, shut | _shut_by(view, job, now, [k for k in before if not k.job.patient]))
+    return Preempt(job.id, plan, _past(view, kept, plan.devices)) if plan is not None else None
 
 
-def _shut_by(view: View, job: Job, now: Instant, kept: Kept) -> frozenset[str]:
+def _past(view: View, kept: list[Kept], uuids: tuple[str, ...]) -> int | None:
+    """The id of the waiting job that is gone past on a guess."""
+    passed = next((k.job for k in kept if k.counts(frozenset(uuids))), None)
+    return goes_past(view, passed, uuids)
+
+
+def _shut_by(view: View, job: Job, now: Instant, kept: list[Kept]) -> frozenset[str]:
     """The devices that only those may have meanwhile who are gone in time."""
-    if kept.until is not None:
-        return kept.devices - vacated(view, job, now, kept.until)
-    return kept.kind if kept.job.bypassed >= view.rules.bypass_limit else frozenset()
+    shut = _NONE
+    for k in kept:
+        if no_more(view, k):
+            shut |= k.kind
+        elif k.until is not None:
+            shut |= k.devices - vacated(view, job, now, k.until)
+    return shut
 
 
 def _gone_by(view: View, job: Job, now: Instant, kept: list[Kept]) -> bool:
-    if any(k.until is None for k in kept):
-        return False
-    seconds = time_left(view, job)
-    return seconds is not None and all(now.boot + seconds <= (k.until or 0.0) for k in kept)
+    """The job would be over before any of those could start for whom devices are kept."""
+    seconds, unknown = time_wanted(view, job)
+    for k in kept:
+        if k.until is None or now.boot + seconds > k.until or no_more(view, k) or (unknown and not k.guessed):
+            return False
+    return True
 
 
-def keep_for(view: View, now: Instant, job: Job) -> Kept:
-    """When and where `job` could start first, if running jobs end as expected and nobody new gets in its way."""
-    request, kind = job.spec.request, competes_for(view, job.spec.request)
-    if not request.gpus:
-        return Kept(job, kind, None, frozenset())
-    lifted: Lifted = []
-    try:
-        for attempt in view.departing(job):
-            view.lift(attempt, lifted)
-        others = openings(view, job, now)
-        if view.elastic:
-            others = [*others, *settling(view, now)]
-        for end, leaving in ends(view, now, view.kind(request), others):
-            if leaving is not None:
-                view.lift(leaving, lifted)
-            if view.elastic:  # what they will give back for it
-                for offer in offers(view, job, now.later(end - now.boot)):
-                    view.lift(offer.attempt, lifted, offer.uuids)
-            shares = None if _too_few(view, job) else fit(view, job, closed(view, job, now.later(end - now.boot)))
-            if shares is not None:
-                return Kept(job, kind, end, frozenset(share.uuid for share in shares))
-    finally:
-        view.put_back(lifted)
-    return Kept(job, kind, None, frozenset())
-
-
-def _too_few(view: View, job: Job) -> bool:
-    request = job.spec.request
-    return not request.shared and view.pool(request).open < request.gpus
-
-
-def ends(
-    view: View, now: Instant, kind: frozenset[str], others: Iterable[float] = ()
-) -> list[tuple[float, Attempt | None]]:
-    """The running attempts on devices of this kind by when (boot clock) they are expected to end, if that is known.
-
-    others: moments at which something else ends (windows of reservations, the rest of elastic jobs); they come without
-    an attempt.
-    """
-    found: list[tuple[float, int, Attempt | None]] = [(moment, 0, None) for moment in others]
+def next_look(view: View, now: Instant) -> float | None:
+    """When (boot clock) a job of which nothing is known has run for so long that others may use the time behind it."""
+    if not view.buckets or not anything_to_give(view):
+        return None
+    wanted = {UNKNOWN}
+    wanted.update(w.lengths[0][0] for w in view.buckets.values() if w.lengths and w.lengths[0][0] < UNKNOWN)
+    looks: list[float] = []
     for job_id, attempt in view.live.items():
-        if job_id in view.stopping or not any(share.uuid in kind for share in attempt.devices):
+        if attempt.started is None or now.boot - attempt.started >= UNKNOWN:
             continue
-        seconds = remaining(view, view.jobs[job_id], now)
-        if seconds is not None:
-            found.append((now.boot + seconds, job_id, attempt))
-    found.sort(key=lambda entry: entry[:2])
-    return [(end, attempt) for end, _, attempt in found]
+        if end_expected(view, view.jobs[job_id], now)[1]:
+            looks += [attempt.started + age for age in wanted if attempt.started + age > now.boot + 1e-9]
+    return min(looks, default=None)

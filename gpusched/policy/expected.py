@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
-from gpusched.policy.predict import Durations, Prediction
+from gpusched.policy.predict import UNKNOWN, Durations, Prediction
 
 LEAST_LEFT = 60.0  # a job past its estimate is assumed to need so many seconds more …
 LEAST_SHARE = 0.1  # … or this share of what it has run already, whichever is longer
@@ -55,6 +55,19 @@ def remaining(view: Knows, job: Job, now: Instant) -> float | None:
     left = left if left > 0 else max(LEAST_LEFT, LEAST_SHARE * done)
     limit = job.spec.time_limit
     return left if limit is None or present >= limit else min(left, limit - present)
+
+
+def end_expected(view: Knows, job: Job, now: Instant) -> tuple[float, bool]:
+    """When (boot clock) a live attempt has ended, and whether that is a bare guess: of whom nothing is known it is
+    supposed that it runs as long again as it has run, as heavy tails have it."""
+    seconds = remaining(view, job, now)
+    return (now.boot + running_for(view, job, now), True) if seconds is None else (now.boot + seconds, False)
+
+
+def time_wanted(view: Knows, job: Job) -> tuple[float, bool]:
+    """Seconds that a waiting job is expected to run when it is started, and whether that is a bare guess."""
+    seconds = time_left(view, job)
+    return (UNKNOWN, True) if seconds is None else (seconds, False)
 
 
 def time_left(view: Knows, job: Job) -> float | None:

@@ -15,7 +15,6 @@ from gpusched.model.job import HoldKind, Job, Request
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import StopKind
 from gpusched.model.units import format_size
-from gpusched.policy.backfill import Kept, keep_for
 from gpusched.policy.explain_ahead import Ahead as Ahead
 from gpusched.policy.explain_ahead import ahead as ahead
 from gpusched.policy.explain_next import kept_free, reserved, what_next
@@ -23,6 +22,7 @@ from gpusched.policy.explain_victims import VictimVerdict as VictimVerdict
 from gpusched.policy.explain_victims import victims as victims
 from gpusched.policy.fit import fit, foreign_blocks, possible, room_for
 from gpusched.policy.holdings import Slot
+from gpusched.policy.kept import Kept, keep_for
 from gpusched.policy.limits import limited
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.reserve import closed, competes_for, taken

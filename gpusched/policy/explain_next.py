@@ -6,9 +6,9 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.policy import PolicyName
 from gpusched.model.units import format_duration
-from gpusched.policy.backfill import Kept, keep_for
-from gpusched.policy.expected import basis, time_left
+from gpusched.policy.expected import basis, time_left, time_wanted
 from gpusched.policy.explain_victims import victims
+from gpusched.policy.kept import Kept, keep_for, no_more
 from gpusched.policy.slices import asks_at, on_grid
 from gpusched.policy.view import View
 
@@ -23,7 +23,7 @@ def about(seconds: float) -> str:
 
 def reserved(view: View, kept: Kept, now: Instant) -> str:
     """`has devices 0,1 reserved in about 25:00`; empty: nobody knows when it could start."""
-    if kept.until is None:
+    if kept.until is None or kept.guessed:
         return ""
     indexes = sorted(view.slots[uuid].device.index for uuid in kept.devices)
     many = "s" * (len(indexes) > 1)
@@ -36,7 +36,11 @@ def kept_free(view: View, job: Job, first: Job, kept: Kept | None, now: Instant)
     kept: what backfill keeps for `first`.
     """
     name = view.rules.policy.name
-    if kept is not None and kept.until is not None:
+    if kept is not None and kept.until is not None and kept.guessed and not no_more(view, kept):
+        wanted, _ = time_wanted(view, job)
+        text = f"free devices are being kept for job {first.key}: nobody knows when those end that it waits for"
+        return text, f"that job starts, or they run for another {about(wanted - (kept.until - now.boot))}"
+    if kept is not None and kept.until is not None and not kept.guessed:
         needs = time_left(view, job)
         window = kept.until - now.boot
         mine = "nobody knows how long this one runs" if needs is None else f"this one may run for {about(needs)}"
@@ -69,9 +73,16 @@ def what_next(view: View, job: Job, first: Job | None, now: Instant) -> str:
     ending = sorted(
         {key.job_id for uuid in kept.devices for key in view.slots[uuid].holders if key.job_id in view.live}
     )
-    names = ", ".join(f"{view.jobs[i].key} ({basis(view, view.jobs[i])})" for i in ending[:_NAMED])
+    names = ", ".join(_with_basis(view, view.jobs[i]) for i in ending[:_NAMED])
     more = f" and {len(ending) - _NAMED} more" if len(ending) > _NAMED else ""
     if not names:
         return ""
-    what = f"job {names}{more} end{'s' * (len(ending) == 1)}, in about {about(kept.until - now.boot)}"
+    when = "nobody knows when" if kept.guessed else f"in about {about(kept.until - now.boot)}"
+    what = f"job {names}{more} end{'s' * (len(ending) == 1)}, {when}"
     return what if first is None else f"{what}, then job {first.key} starts, and more end"
+
+
+def _with_basis(view: View, job: Job) -> str:
+    """`12 (its time limit)`."""
+    known = basis(view, job)
+    return f"{job.key} ({known})" if known else job.key

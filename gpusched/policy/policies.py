@@ -34,7 +34,7 @@ POLICIES: dict[PolicyName, Policy] = {
     for policy in (
         Policy(PolicyName.FIFO, inorder.submission, inorder.serve),
         Policy(PolicyName.SJF, inorder.duration, inorder.serve),
-        Policy(PolicyName.BACKFILL, priority.rank, backfill.serve),
+        Policy(PolicyName.BACKFILL, priority.rank, backfill.serve, backfill.next_look),
         Policy(PolicyName.FIT_FIRST, priority.rank, fitfirst.serve),
         Policy(PolicyName.SRTF, slices.by_time_left, slices.serve, slices.next_look),
         Policy(PolicyName.SRSF, slices.by_service_left, slices.serve, slices.next_look),

@@ -23,10 +23,10 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.policy import FairShare, Placement, Weights
 from gpusched.policy import explain
-from gpusched.policy.backfill import keep_for
 from gpusched.policy.decisions import Decision, Preempt, Start
 from gpusched.policy.explain import Word
 from gpusched.policy.fit import fit
+from gpusched.policy.kept import keep_for
 from gpusched.policy.priority import scheduling_order
 from gpusched.policy.view import View
 

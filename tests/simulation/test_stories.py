@@ -28,23 +28,40 @@ def queue(name: PolicyName, known: bool, bypass_limit: int = 100) -> Play:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_gang_starts_when_the_running_job_ends_under_fifo(known: bool) -> None:
-    assert queue(PolicyName.FIFO, known).first[GANG] == 20.0
-
-
-def test_a_gang_starts_when_the_running_job_ends_under_backfill() -> None:
-    """Its reservation: none of the short ones would be over by then."""
-    play = queue(PolicyName.BACKFILL, known=True)
-    assert play.first[GANG] == play.ended[RUNNING] == 20.0
+@pytest.mark.parametrize("name", [PolicyName.BACKFILL, PolicyName.FIFO])
+def test_a_gang_starts_when_the_running_job_ends(name: PolicyName, known: bool) -> None:
+    """Known: none of the short ones would be over by then. Unknown: as a young job may end soon, nobody goes past."""
+    play = queue(name, known)
+    assert play.first[GANG] == play.ended[RUNNING] == 20.0, "not after all six"
     assert all(play.first[job] >= play.ended[GANG] for job in range(3, 9))
 
 
-@pytest.mark.parametrize(("name", "known"), [("fit-first", True), ("fit-first", False), ("backfill", False)])
-def test_a_gang_starts_after_as_many_short_jobs_as_may_go_past_it(name: str, known: bool) -> None:
-    play = queue(PolicyName(name), known, bypass_limit=1)
+@pytest.mark.parametrize("known", [True, False])
+def test_under_fit_first_a_gang_starts_after_as_many_short_jobs_as_may_go_past_it(known: bool) -> None:
+    play = queue(PolicyName.FIT_FIRST, known, bypass_limit=1)
     past = [job for job in range(3, 9) if play.first[job] < play.first[GANG]]
     assert len(past) == 1
     assert play.first[GANG] == max(20.0, play.ended[past[0]]) == 26.0, "not after all six"
+
+
+def test_a_gang_is_not_passed_by_jobs_like_the_one_that_it_waits_for() -> None:
+    """What has run for some seconds already is expected to end before one like it that starts now."""
+    rules = replace(Rules.default(), policy=PolicyRules(name=PolicyName.BACKFILL))
+    before = [Arrival(0, seconds) for seconds in (20.0, 21.0, 24.0, 25.0, 27.0)]
+    gang = len(before) + 2
+    alike = [Arrival(500, 24.0), Arrival(501, 60.0, wanted={"gpus": 2}), *(Arrival(502 + n, 24.0) for n in range(6))]
+    play = Play(2, rules, [*before, *alike])
+    play.run()
+    assert play.first[gang] == 524.0
+
+
+def test_where_nobody_knows_others_use_the_free_device_behind_a_job_that_runs_for_long() -> None:
+    """After ten minutes it is supposed to need at least as long again, and the others less: each is counted."""
+    rules = replace(Rules.default(), policy=PolicyRules(name=PolicyName.BACKFILL))
+    play = Play(2, rules, [Arrival(0, 9000.0), Arrival(1, 60.0, wanted={"gpus": 2}), Arrival(2, 300.0)])
+    play.run(until=700.0)
+    assert play.first[3] == 600.0, "nothing happens then but that time has passed"
+    assert play.world.job(GANG).bypassed == 1
 
 
 def test_a_short_job_that_is_over_in_time_goes_past() -> None:

@@ -7,7 +7,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.job import Speed
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState, StopKind
-from gpusched.policy.backfill import keep_for
+from gpusched.policy.kept import keep_for
 
 # ---- the start -----------------------------------------------------------------------------------------------------
 

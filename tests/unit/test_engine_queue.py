@@ -32,17 +32,38 @@ def test_a_higher_level_goes_first_and_a_lower_one_last():
         assert world.running() == {expected}
 
 
-def test_a_later_smaller_job_runs_on_devices_that_the_head_cannot_use():
+def test_a_later_smaller_job_runs_on_devices_that_the_head_cannot_use_behind_one_that_runs_for_long():
     world = World(2)
-    world.submit()
+    long = world.submit()
+    world.started(long)
     big, small = world.submit(gpus=2), world.submit()
+    assert world.where(small) == ()
+    kept = f"free devices are being kept for job {big}"
+    assert world.why(small).text == f"{kept}: nobody knows when those end that it waits for"
+    assert world.why(small).next == "that job starts, or they run for another 10:00"
+    world.passes(599)
+    assert world.where(small) == ()
+    world.passes(1)
     assert world.where(small) == (1,)
     assert world.why(big).word is Word.RESOURCES
+
+
+def test_a_job_with_a_time_limit_goes_past_as_soon_as_those_that_run_have_run_for_as_long():
+    world = World(2)
+    world.started(world.submit())
+    world.submit(gpus=2)
+    small = world.submit(time_limit=60.0)
+    world.passes(59)
+    assert world.where(small) == ()
+    world.passes(1)
+    assert world.where(small) == (1,)
 
 
 def test_after_the_bypass_limit_free_devices_are_kept_for_the_job_that_waits():
     world = World(2, rules=Rules(bypass_limit=2))
     keeps_one_busy = world.submit()
+    world.started(keeps_one_busy)
+    world.passes(600)
     big = world.submit(gpus=2)
     for _ in range(2):
         world.exits(world.submit())
@@ -50,17 +71,20 @@ def test_after_the_bypass_limit_free_devices_are_kept_for_the_job_that_waits():
     assert world.job(big).bypassed == 2
     assert world.states(late) == [JobState.PENDING]
     assert world.why(late).word is Word.PRIORITY
-    assert str(big) in world.why(late).text
+    assert world.why(late).text == "free devices are being kept for job 2: 2 later jobs have gone past it"
     world.exits(keeps_one_busy)
     assert world.where(big) == (0, 1)
 
 
 def test_a_plan_to_preempt_goes_past_the_waiting_job_only_as_often_as_a_start():
     world = World(2, rules=Rules(bypass_limit=1))
-    world.submit(qos="normal")
-    low = world.submit(qos="low")
+    running, low = world.submit(qos="normal"), world.submit(qos="low")
+    world.started(running, low)
     big = world.submit(gpus=2)
-    first = world.submit()  # asks the low job to leave, past the big one
+    world.submit()
+    assert world.asked_to_stop() == [], "what runs is young and may end soon"
+    world.passes(600)
+    first = 4  # asks the low job to leave, past the big one
     assert world.asked_to_stop() == [low]
     world.exits(low, code=85)
     world.exits(first)

@@ -114,6 +114,15 @@ def test_a_free_device_is_reserved_and_a_job_that_is_too_long_for_the_gap_says_s
     assert long in world.running(), "the advice was right"
 
 
+def test_where_nobody_knows_no_moment_is_named() -> None:
+    world = a_world(PolicyName.BACKFILL, 2)
+    running = world.submit()
+    set_going(world)
+    large = world.submit(gpus=2)
+    assert at_length(world, large).next == f"job {running} ends, nobody knows when"
+    assert "about" not in at_length(world, world.submit(gpus=2)).text
+
+
 def test_the_one_that_has_the_reservation_says_who_ends_and_when() -> None:
     world, running, large = a_gap()
     assert at_length(world, large).text == "needs 2 devices, 1 of 2 free"

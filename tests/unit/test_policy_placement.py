@@ -65,8 +65,8 @@ def test_sharing_jobs_fill_one_device_before_they_touch_the_next():
 
 def test_exclusive_and_sharing_jobs_never_meet_on_a_device():
     world = World(1)
-    sharing, alone, also = world.submit(**shared(4)), world.submit(), world.submit(**shared(4))
-    assert world.states(sharing, alone, also) == ["STARTING", "PENDING", "STARTING"]
+    sharing, also, alone = world.submit(**shared(4)), world.submit(**shared(4)), world.submit()
+    assert world.states(sharing, also, alone) == ["STARTING", "STARTING", "PENDING"]
     world.exits(sharing)
     assert world.states(alone) == [WAITS]
     world.exits(also)
