@@ -268,8 +268,8 @@ class LocalLauncher:
         Blocks: scans /proc, at least once, until nothing is left or five seconds have passed.
         """
         order = rundir.read_json(self._file(attempt, rundir.ORDER), ORDER_LIMIT) or {}
-        mark = order.get("mark")
-        return tree.kill_marked(rundir.ENV_MARK, mark, REMAINS_WITHIN) if mark else 0
+        mark, control = order.get("mark"), str(self.control(attempt))
+        return tree.kill_marked(rundir.ENV_MARK, mark, REMAINS_WITHIN, control) if mark else 0
 
     # ---- let go -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ import signal
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from gpusched.supervisor.tree import BEGINNING
+
 # What a supervisor is deaf to. SIGPIPE and SIGXFSZ because an interpreter gets an error instead.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -26,11 +28,14 @@ class CannotStart(Exception):
         self.text = text
 
 
-def become_job(order: dict[str, Any], report: int) -> NoReturn:
-    """Turn this forked process into the job. `report` is the write end of the pipe; its EOF means exec'd."""
+def become_job(order: dict[str, Any], report: int, held: int) -> NoReturn:
+    """Turn this forked process into the job. `report` is the write end of the pipe; its EOF means exec'd.
+
+    held: the attempt's control directory, by which this process is known until it has its mark.
+    """
     said: dict[str, Any]
     try:
-        _prepare(order, report)
+        _prepare(order, report, held)
         _exec(order["argv"], order["env"], order["cwd"])
     except CannotStart as trouble:
         said = {"errno": trouble.number, "text": trouble.text}
@@ -44,11 +49,14 @@ def become_job(order: dict[str, Any], report: int) -> NoReturn:
     os._exit(127)
 
 
-def _prepare(order: dict[str, Any], report: int) -> None:
-    """Make fds exactly 0, 1, 2 (and 3, the report, until exec), a session of its own, and defaults everywhere."""
+def _prepare(order: dict[str, Any], report: int, held: int) -> None:
+    """Make fds exactly 0, 1, 2 (until exec also 3, the report, and 4, BEGINNING), a session of its own, and defaults
+    everywhere."""
+    if held != BEGINNING:  # first: it was opened first, so neither of them is where the other one goes
+        os.dup2(held, BEGINNING, inheritable=False)
     if report != 3:
         os.dup2(report, 3, inheritable=False)
-    os.closerange(4, 1 << 20)  # the lock among them: only the supervisor's own life may hold it
+    os.closerange(BEGINNING + 1, 1 << 20)  # the lock among them: only the supervisor's own life may hold it
     os.setsid()
     os.umask(order["umask"])
     try:

@@ -176,6 +176,9 @@ class Supervisor:
     def start(self) -> None:
         """Fork the job and wait until it has exec'd or failed to. A step before exec may hang, so kill works here;
         a stop waits for the exec, because a signal before it would hit the supervisor's dispositions."""
+        # 1. the child holds the control directory from the fork to the exec; 2. the exec brings the mark. Should this
+        # process be killed meanwhile, the one or the other tells whose remains the child is (tree.marked).
+        held = os.open(self.control, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             self.pid = os.fork()
@@ -184,8 +187,9 @@ class Supervisor:
             self.failure = {"errno": trouble.errno, "text": text}
             return
         if self.pid == 0:
-            become_job(self.order, writing)
+            become_job(self.order, writing, held)
         os.close(writing)
+        os.close(held)
         ready = select.poll()
         ready.register(reading, select.POLLIN)
         said = b""

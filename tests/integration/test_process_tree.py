@@ -101,3 +101,26 @@ def test_marks_are_matched_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         for process in [right, *wrong]:
             process.kill()
             process.wait()
+
+
+def test_a_mark_is_found_although_the_exec_that_brings_it_is_not_over() -> None:
+    """Whoever is told of an exec as soon as descriptors are closed by it (Popen) meets an empty environment mostly."""
+    for _ in range(40):
+        mark = secrets.token_hex(8)
+        process = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], "MARK": mark})
+        try:
+            assert tree.kill_marked("MARK", mark, 30.0) == 1
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_who_really_has_no_environment_is_not_waited_for() -> None:
+    with subprocess.Popen(["sleep", "600"], env={}) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while (found := tree.stat(process.pid)) is None or not found.image:
+                assert time.monotonic() < deadline
+            assert tree._environment(process.pid, float("inf")) == b""
+        finally:
+            process.kill()

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -214,6 +215,29 @@ async def test_remains_of_another_attempt_are_left_alone(place: Place) -> None:
     assert await asyncio.to_thread(place.launcher.kill_remains, FIRST) == 1
     assert [alive(pid) for pid in pids] == [False, True]
     assert place.launcher.observe(other).alive
+
+
+async def test_a_job_whose_supervisor_dies_before_the_exec_never_begins(place: Place) -> None:
+    # The banner does not fit into the pipe that is the output, so the child waits on its way from fork to exec.
+    os.mkfifo(place.file("pipe"))
+    reader = os.open(place.file("pipe"), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        await place.shell("touch $HERE/ran", output=str(place.file("pipe")), banner="x" * (1 << 20))
+        supervisor = await until(lambda: place.launcher.observe(FIRST).supervisor_pid)
+        child = await until(lambda: below(supervisor), "the fork")
+        await until(lambda: select.select([reader], [], [], 0)[0], "the banner")
+        os.kill(supervisor, signal.SIGKILL)
+        await place.launcher.ended(FIRST)
+        assert alive(child)
+        assert await asyncio.to_thread(place.launcher.kill_remains, FIRST) == 1
+        assert not alive(child)
+    finally:
+        os.close(reader)
+    assert not place.file("ran").exists()
+
+
+def below(parent: int) -> int | None:
+    return next((process.pid for process in tree.descendants(parent)), None)
 
 
 async def test_asking_a_dead_supervisor_signals_nobody(place: Place) -> None:
