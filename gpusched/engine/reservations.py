@@ -19,7 +19,7 @@ from gpusched.model.job import Caller, Job, JobSpec
 from gpusched.model.reservation import DAY, Reservation
 from gpusched.model.state import JobState, Stop, StopKind
 from gpusched.model.units import format_duration
-from gpusched.policy.reserve import comes_back, entitled
+from gpusched.policy.reserve import comes_back, entitled, over_by
 from gpusched.policy.reserve_devices import chosen, clashing, described, named
 from gpusched.policy.view import View
 
@@ -53,7 +53,8 @@ def on_reserve(turn: Turn, event: ReservationRequested) -> tuple[Answer, ...]:
         slots = chosen(turn.view, draft, event.count, event.gpu_type, turn.now)
     reservation = evolve(draft, devices=tuple(slot.device.uuid for slot in slots))
     _refuse_clashes(turn.view, reservation)
-    occupants = _strangers(turn, reservation)
+    strangers = _strangers(turn, reservation)
+    occupants = [job for job in strangers if not over_by(turn.view, job, reservation.start, turn.now)]
     turn.put_reservation(reservation)
     said = f"{described(slots)} reserved for {reservation.for_whom()}: {reservation.when()}"
     return (Answer(event.name, said + _said_of(occupants)),)

@@ -21,7 +21,8 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job, Request
 from gpusched.model.reservation import Reservation, sharing, widest_gap
 from gpusched.model.rules import Rules
-from gpusched.policy.expected import Knows, remaining
+from gpusched.model.state import StopKind
+from gpusched.policy.expected import Knows, remaining, running_for
 
 _NONE: frozenset[str] = frozenset()
 
@@ -103,6 +104,19 @@ def may_precede(view: Sees, job: Job, reservation: Reservation, now: Instant) ->
     if left < view.rules.policy.min_run:
         return False
     return needs is None or _never_fits(view.reservations, reservation, needs)
+
+
+def over_by(view: Sees, job: Job, wall: float, now: Instant) -> bool:
+    """Whether a running job is expected to be gone at this moment (wall clock). Of one that would be ended for good
+    only its time limit counts, as in `may_precede`."""
+    left = wall - now.wall
+    if job.stop is not None and job.stop.kind is not StopKind.RESIZE:
+        return job.stop.deadline - now.boot <= left
+    if not comes_back(job):
+        limit = job.spec.time_limit
+        return limit is not None and limit - running_for(view, job, now) <= left
+    needs = remaining(view, job, now)
+    return needs is not None and needs <= left
 
 
 def comes_back(job: Job) -> bool:

@@ -44,6 +44,36 @@ def test_the_answer_names_who_runs_there_and_who_would_not_come_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        (False, {"time_limit": HOUR}),
+        (False, {"expected": HOUR}),
+        (False, {"time_limit": HOUR, "requeue": False}),
+        (True, {"time_limit": 3 * HOUR}),
+        (True, {"expected": 3 * HOUR}),
+        (True, {"expected": HOUR, "requeue": False}),  # may run for longer, and would end there
+        (True, {}),
+    ],
+)
+def test_who_is_gone_before_it_begins_is_not_named(named: bool, wanted: dict[str, object]) -> None:
+    world = World(1)
+    job = world.submit(**wanted)
+    world.started(job)
+    said = reserve(world, devices="0", users="bob", start_in=2 * HOUR)
+    assert (f"; job {job} runs there now" in said) is named
+
+
+def test_who_is_leaving_already_is_not_named() -> None:
+    world = World(2)
+    for device, named in ((0, False), (1, True)):
+        job = world.submit()
+        world.started(job)
+        world.cancel(job)  # it has 30 s
+        said = reserve(world, f"r{device}", devices=str(device), users="bob", start_in=10.0 if named else HOUR)
+        assert ("runs there now" in said) is named
+
+
+@pytest.mark.parametrize(
     ("wanted", "kind", "text"),
     [
         ({"devices": "0", "start_in": -3600}, UsageError, "in the past"),
