@@ -25,7 +25,8 @@ _SHORT = 15  # rows of the short form
 def queue(ended: bool, each: bool, **options: Any) -> None:
     """Show what runs and what waits.
 
-    Running jobs come first, then the others in the order in which they will start. Times are running time / time
+    Running jobs come first, then those that wait for devices in the order in which they will start, then those that
+    wait for their time or for other jobs, then the held ones. Times are running time / time
     limit. START is when a waiting job is expected to start. In brackets is why a job waits; `gpusched why JOB` says it
     at length.
     """

@@ -11,12 +11,13 @@ from typing import Any
 from gpusched.api.server import Call
 from gpusched.daemon.service import MOST_ROWS, Service
 from gpusched.daemon.views import JOB_FIELDS, attempt_view, factors_view, story_view
+from gpusched.model.clock import Instant
 from gpusched.model.errors import NotFound, UsageError, known
 from gpusched.model.job import Attempt, Job
 from gpusched.model.jobset import read_key, split_keys
 from gpusched.model.state import JobState
 from gpusched.policy.priority import scheduling_order
-from gpusched.policy.queue import Order
+from gpusched.policy.view import View
 from gpusched.ports import HistoryQuery
 from gpusched.simulator.forecast import Estimate
 
@@ -84,9 +85,7 @@ async def queue(service: Service, call: Call) -> dict[str, Any]:
     ]
     fields = _fields(call)
     starts = await _starts(service, chosen) if "estimated_start" in fields else {}
-    view = service.loop.engine.view
-    order = scheduling_order(view, service.loop.clock.now())
-    chosen.sort(key=lambda job: _display_order(job, order))
+    chosen.sort(key=display_order(service.loop.engine.view, service.loop.clock.now()))
     return {"jobs": service.view_many(chosen, attempts, fields, starts)}
 
 
@@ -104,13 +103,22 @@ def _fields(call: Call) -> Collection[str]:
     return dict.fromkeys(asked) or JOB_FIELDS.keys()
 
 
-def _display_order(job: Job, order: Callable[[Job], Order]) -> tuple[Any, ...]:
-    """Running first, then waiting in scheduling order, then the ended, latest first."""
-    if job.state.live:
-        return (0, job.id)
-    if job.state is JobState.PENDING:
-        return (1, *order(job))
-    return (2, -(job.ended_at or 0.0), job.id)
+def display_order(view: View, now: Instant) -> Callable[[Job], tuple[Any, ...]]:
+    """Running first, then who waits for devices in scheduling order, then who waits for its time or for other jobs,
+    then the held ones (both in the order in which they would be served), then the ended, latest first."""
+    order = scheduling_order(view, now)
+
+    def place(job: Job) -> tuple[Any, ...]:
+        if job.state.live:
+            return (0, job.id)
+        if job.state.final:
+            return (4, -(job.ended_at or 0.0), job.id)
+        if job.hold is not None:
+            return (3, *order(job))
+        waits_for_devices = job.id in view.claimants or view.place(job) is not None
+        return (1 if waits_for_devices else 2, *order(job))
+
+    return place
 
 
 async def the_one(
