@@ -1,12 +1,13 @@
 """Compares the simulator with the results of an independent one on public traces, row by row. By hand:
 
     python tests/bench/compare_reference.py --traces DIR --reference FILE.json [--only NAME,…] [--policies fifo,las,…]
-        [--processes 2] [--markdown]
+        [--processes 2] [--markdown | --summary]
 
 DIR holds the traces (NAME.csv.gz in the form that docs/simulate.md describes), FILE.json the other simulator's rows:
 trace, policy, nodes, gpus_per_node, place, overhead, tick_s, limits, replace, max_jobs, avg_jct_s. Each row is run
 with the same settings under the rules that published simulators share (simulator/settings.py: published_rules).
-Beside it stand the figures of the daemon's own rules for the same policy, as it would run here.
+Beside it stand the figures of the daemon's own rules for the same policy, as it would run here. --summary gives one
+line per trace, as in docs/policies.md. What happens without durations: compare_unknown.py.
 """
 
 from __future__ import annotations
@@ -87,13 +88,42 @@ def mean(workload: Workload, fleet: Fleet, rules: Rules, cost: PreemptCost, dura
 def line(found: dict[str, Any], markdown: bool) -> str:
     reference, published, daemon = found["reference"], found["published"], found["daemon"]
     off = "" if published is None else f"{100 * (published / reference - 1):+.3f} %"
-    how = found["policy"] + (", free moves" if found["replace"] else "")
-    how += f", {found['overhead']} cost" if found["overhead"] != "0" else ""
-    ours = f"{daemon:,.0f} ({100 * (daemon / reference - 1):+.1f} %)"
-    cells = (found["trace"], how, f"{found['jobs']:,}", f"{reference:,.0f}", off, ours)
+    ours = f"{daemon:,.0f} ({_more(found)})"
+    cells = (found["trace"], _name(found), f"{found['jobs']:,}", f"{reference:,.0f}", off, ours)
     if markdown:
         return "| " + " | ".join(cells) + " |"
     return f"{cells[0]:26} {cells[1]:24} {cells[2]:>7} {cells[3]:>12} {cells[4]:>10} {cells[5]:>24}"
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per trace: the reference's means, how far ours are off at most, and two policies by our own rules."""
+    columns = [("fifo", False), ("sjf", False), ("srtf", True), ("srsf", True), ("las", False), ("las-start", False)]
+    traces: dict[tuple[str, int], dict[tuple[str, bool], dict[str, Any]]] = {}
+    for row in rows:
+        off = None if row["published"] is None else 100 * (row["published"] / row["reference"] - 1)
+        traces.setdefault((row["trace"], row["jobs"]), {})[row["policy"], row["replace"]] = row | {"off": off}
+    lines = []
+    for (trace, jobs), of in traces.items():
+        worst = max(abs(row["off"]) for row in of.values() if row["off"] is not None)
+        means = [f"{of[column]['reference']:,.0f}" if column in of else "–" for column in columns]
+        own = (("easy", False), ("las", False))
+        ours = [f"{of[k]['daemon']:,.0f} ({_more(of[k])})" if k in of else "–" for k in own]
+        lines.append("| " + " | ".join([trace, f"{jobs:,}", *means, f"{worst:.3f} %", *ours]) + " |")
+    offs = [abs(row["off"]) for of in traces.values() for row in of.values() if row["off"] is not None]
+    small = sum(off < 0.001 for off in offs)
+    lines.append(f"{len(offs)} comparisons; {small} off by less than 0.001 %, most {max(offs):.3f} %")
+    lines += ["the daemon's own rules against the reference:"]
+    for (trace, jobs), of in traces.items():
+        lines.append(f"{trace} {jobs}: " + ", ".join(f"{_name(row)} {_more(row)}" for row in of.values()))
+    return lines
+
+
+def _more(row: dict[str, Any]) -> str:
+    return f"{100 * (row['daemon'] / row['reference'] - 1):+.1f} %"
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["policy"] + (", free moves" if row["replace"] else "") + (", cost" if row["overhead"] != "0" else "")
 
 
 def main() -> None:
@@ -104,13 +134,18 @@ def main() -> None:
     options.add_argument("--policies", default=",".join(NAMES))
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--markdown", action="store_true")
+    options.add_argument("--summary", action="store_true", help="one line per trace, when all is done")
     given = options.parse_args()
     rows = [row for row in json.loads(Path(given.reference).read_text()) if row["policy"] in given.policies.split(",")]
     if given.only:
         rows = [row for row in rows if row["trace"] in given.only.split(",")]
     with multiprocessing.get_context("spawn").Pool(given.processes, maxtasksperchild=8) as pool:
-        for found in pool.imap(one, [(row, given.traces) for row in rows]):
-            print(line(found, given.markdown), flush=True)
+        found = []
+        for each in pool.imap(one, [(row, given.traces) for row in rows]):
+            found.append(each)
+            print(line(each, given.markdown), file=sys.stderr if given.summary else sys.stdout, flush=True)
+    if given.summary:
+        print("\n".join(summary(found)))
 
 
 if __name__ == "__main__":
