@@ -76,6 +76,7 @@ def on_started(turn: Turn, event: AttemptStarted) -> None:
 def on_watching(turn: Turn, event: AttemptWatching) -> None:
     found = current(turn, event.attempt, "watching")
     if found is not None and not found[1].watching:
+        _can_come_back(turn, *found)
         turn.put_attempt(found[1], watching=True)
         came_back(turn, *found)
 
@@ -85,9 +86,17 @@ def on_saved(turn: Turn, event: AttemptSaved) -> None:
     if found is None or found[1].saved == event.saved:
         return
     job, attempt = found
+    _can_come_back(turn, job, attempt)
     turn.put_attempt(attempt, saved=event.saved)
     step = "" if event.saved.step is None else f" at step {event.saved.step}"
     turn.tell(job, "saved", f"saved{step}: {event.saved.checkpoint}")
+
+
+def _can_come_back(turn: Turn, job: Job, attempt: Attempt) -> None:
+    """It watches or has saved for the first time: from now on it may be moved, which may be what somebody waits for."""
+    if not (attempt.watching or attempt.saved is not None or job.saved is not None):
+        if turn.rules.policy.name.preemptive or job.spec.request.elastic:
+            turn.dirty = True
 
 
 def on_script_changed(turn: Turn, event: ScriptChanged) -> None:
