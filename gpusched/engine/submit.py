@@ -20,6 +20,7 @@ from gpusched.model.policy import MOST_NICE
 from gpusched.model.rules import Partition
 from gpusched.model.state import JobState
 from gpusched.model.units import format_duration, format_size
+from gpusched.policy.together import ever_together, group_sizes, instead
 from gpusched.policy.view import View
 
 
@@ -99,6 +100,12 @@ def check_request(view: View, request: Request) -> None:
             "run it without one (--gpus 0), or see: gpusched doctor",
         )
     there = len(view.suitable(request))
+    if there >= request.gpus and not ever_together(view, request):
+        raise UsageError(
+            f"no way to give {request.gpus} devices close together here: gangs are packed (policy.placement), and the "
+            f"groups have {group_sizes(view, request)} devices",
+            f"ask for {' or '.join(map(str, instead(view, request)))} (an administrator can change policy.placement)",
+        )
     if there >= request.most:
         return
     hint = f"there are: {_what_there_is(view, request)}"

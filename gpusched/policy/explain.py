@@ -28,6 +28,7 @@ from gpusched.policy.priority import scheduling_order
 from gpusched.policy.reserve import closed, competes_for, taken
 from gpusched.policy.reserve_words import before_window, kept_from, of_device
 from gpusched.policy.rights import over_quota, quota_text
+from gpusched.policy.together import ever_together, instead
 from gpusched.policy.view import View
 
 _ENDS = "running jobs end or give devices back"
@@ -168,6 +169,9 @@ def _device_reason(view: View, job: Job, now: Instant, rivals: _Rivals) -> Reaso
         return Reason(Word.FOREIGN_USE, f"processes outside gpusched use device {where}", "those processes end")
     if not possible(view, request):
         scattered = f"needs {request.gpus} suitable devices close together, those that are usable are not"
+        if not ever_together(view, request):
+            other = f"gpusched update {job.key} --gpus {instead(view, request)[0]}"
+            return Reason(Word.DEVICE_UNAVAILABLE, scattered, f"it asks for another number of devices: {other}")
         return Reason(Word.DEVICE_UNAVAILABLE, scattered, "a suitable device comes back")
     shut = closed(view, job, now)
     open_now = [slot for slot in usable if room_for(slot, request, floor)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from builders import Gpu, World
 
+from gpusched.model.errors import UsageError
 from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 from gpusched.policy.explain import Word
@@ -50,3 +51,56 @@ def test_a_gang_for_which_no_group_is_whole_enough_blocks_nobody(name: PolicyNam
         world.exits(single)
     world.recovers(0)
     assert world.where(gang) == (0, 1)
+
+
+def uneven(placement: Placement, name: PolicyName = PolicyName.BACKFILL) -> World:
+    """Groups of four, one and one."""
+    devices = [Gpu(i, group="aaaabc"[i]) for i in range(6)]
+    return World(*devices, rules=Rules(policy=PolicyRules(name, placement=placement)))
+
+
+def test_a_gang_that_no_groups_could_ever_hold_is_refused_with_what_would_do():
+    world = uneven(Placement.PACK)
+    with pytest.raises(UsageError) as caught:
+        world.submit(gpus=6)
+    assert "no way to give 6 devices close together here" in caught.value.message
+    assert "the groups have 4, 1 and 1 devices" in caught.value.message
+    assert caught.value.hint.startswith("ask for 5 (")
+    job = world.submit(gpus=5)
+    assert world.where(job) == (0, 1, 2, 3, 4)
+    waits = world.submit(gpus=4)
+    with pytest.raises(UsageError, match="close together"):
+        world.update(waits, gpus=6)
+
+
+@EVERY
+@pytest.mark.parametrize("placement", [Placement.PREFER, Placement.COUNT])
+def test_where_gangs_need_not_be_together_it_gets_what_there_is(name: PolicyName, placement: Placement):
+    world = uneven(placement, name)
+    assert world.where(world.submit(gpus=6)) == (0, 1, 2, 3, 4, 5)
+
+
+def test_devices_that_have_failed_count_they_may_come_back():
+    world = uneven(Placement.PACK)
+    world.fails(4)
+    world.fails(5)
+    gang = world.submit(gpus=5)
+    assert world.why(gang).word is Word.DEVICE_UNAVAILABLE
+    world.recovers(5)
+    assert world.where(gang) == (0, 1, 2, 3, 5)
+
+
+@EVERY
+def test_one_that_waits_since_before_gangs_were_packed_is_told_what_to_do_and_blocks_nobody(name: PolicyName):
+    world = uneven(Placement.PREFER, name)
+    first = world.submit()
+    gang = world.submit(gpus=6)
+    world.rules = replace(world.rules, policy=replace(world.rules.policy, placement=Placement.PACK))
+    world.crash()
+    reason = world.why(gang)
+    assert reason.word is Word.DEVICE_UNAVAILABLE
+    assert reason.next == f"it asks for another number of devices: gpusched update {gang} --gpus 5"
+    behind = world.submit()
+    assert world.running() == {first, behind}
+    world.update(gang, gpus=4)
+    assert len(world.where(gang)) == 4
