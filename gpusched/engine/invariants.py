@@ -97,6 +97,9 @@ def _queues_match_jobs(engine: Engine, now: Instant) -> None:
         able = slot.device.usable and slot.device.foreign_mib <= view.rules.foreign_floor_mib
         is_open = able and not slot.holders and slot.kept_for is None
         assert (slot.able, slot.open, slot.guarded) == (able, is_open, False), f"device {uuid} is miscounted: {slot}"
+    for pool in {id(pool): pool for slot in view.slots.values() for pool in slot.pools}.values():
+        able_in = pool.able_in_groups(lambda uuid: view.slots[uuid].able)
+        assert (pool.able_in, pool.able) == (able_in, sum(able_in)), f"able devices: {pool.able_in}, not {able_in}"
     stopping = {job.id for job in engine.state.jobs.values() if job.state is JobState.STOPPING}
     assert view.stopping == stopping, f"leaving: {view.stopping}, but should be {stopping}"
     assert view.open_devices == sum(slot.open for slot in view.slots.values()), "open devices are miscounted"

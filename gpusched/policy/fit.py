@@ -37,8 +37,10 @@ def possible(view: View, request: Request, closed: Container[str] = frozenset())
     closed: devices that count as not there.
     """
     pool = view.pool(request)
+    if not closed and not request.shared:
+        return pool.could_hold(request.gpus)
     packs = view.rules.policy.placement is Placement.PACK and not request.shared
-    if not closed and not packs and pool.open >= request.gpus:
+    if not closed and pool.open >= request.gpus:
         return True
     floor = view.rules.foreign_floor_mib
     able = {

@@ -73,7 +73,7 @@ class Holdings:
         if able is not slot.able:
             slot.able = able
             for pool in slot.pools:
-                pool.able += 1 if able else -1
+                pool.enable(device.uuid, 1 if able else -1)
         self.refresh(slot)
         return slot
 
@@ -172,7 +172,8 @@ class Holdings:
         pool = Pool(members, self.rules.policy.placement)
         for slot in slots:
             slot.pools.append(pool)
-            pool.able += slot.able
+            if slot.able:
+                pool.enable(slot.device.uuid, 1)
             if slot.open:
                 pool.flip(slot.device.uuid, True)
         return pool

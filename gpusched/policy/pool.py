@@ -46,7 +46,23 @@ class Pool:
         self._by_open[0] = list(range(len(sizes)))
         self.open = 0
         self.able = 0  # devices that could be open, if nobody held them
+        self.able_in = [0] * len(sizes)  # of these, how many in each group
         self.sizes = sizes  # of the groups
+        self._roomy: dict[int, bool] = {}  # gangs of which size find a place on the able devices, as far as asked
+
+    def enable(self, uuid: str, by: int) -> None:
+        """A device has become (+1), or is no longer (-1), one that could be open if nobody held it."""
+        self.able += by
+        self.able_in[self._place[uuid][0]] += by
+        self._roomy.clear()
+
+    def could_hold(self, count: int) -> bool:
+        """Whether a gang of `count` would find a place, if nobody held any device. Asked at every event for whoever
+        is the first to wait, and changed hardly ever: so it is remembered."""
+        found = self._roomy.get(count)
+        if found is None:
+            found = self._roomy[count] = self.has_place(count, self.able_in)
+        return found
 
     def able_in_groups(self, able: Callable[[str], bool]) -> list[int]:
         """How many devices of each group could be given out, if nobody held any."""

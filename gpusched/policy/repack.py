@@ -74,7 +74,7 @@ def _first_fit(
 ) -> tuple[dict[int, Place], list[Job]]:
     """Who would run where, and who of them waits, in order. Where one past its patience finds no place, because of jobs
     that cannot be moved, nobody behind it starts."""
-    free = pool.able_in_groups(lambda uuid: view.slots[uuid].able)
+    free = list(pool.able_in)
     for standing in staying:
         for share in standing.attempt.devices:
             free[pool.group_of(share.uuid)] -= 1
