@@ -117,6 +117,8 @@ class World:
         step = engine.handle(batch, now)
         store.commit((step.changes,))
         for reply in step.replies:
+            if reply is None:
+                continue
             if isinstance(reply, Submitted):
                 self._take_in(reply.job_ids[0])
             elif isinstance(reply, GpuschedError):
@@ -165,9 +167,9 @@ class World:
         events: list[Event] = []
         while self.ends and self.ends[0][0] <= now + _SAME:
             _, job_id, key = heappop(self.ends)
-            life = self.lives[job_id]
-            running = life.running
-            if running is None or running.key != key:
+            life = self.lives.get(job_id)  # none: it was moved at the very last moment, and has ended since
+            running = None if life is None else life.running
+            if life is None or running is None or running.key != key:
                 continue  # it was asked to stop before
             self._leave(life, running, running.end)
             started = life.started if life.started is not None else running.since
