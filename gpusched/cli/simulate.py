@@ -33,6 +33,7 @@ def _lazily(name: str) -> Callable[[str], Any]:
 
 
 _SECONDS = Grammar("time", parse_seconds)
+_FILE = click.Path(readable=False)  # what is wrong with it is found by reading it, and told with what to do
 
 
 @click.command(
@@ -42,7 +43,7 @@ _SECONDS = Grammar("time", parse_seconds)
     "  gpusched simulate --from-history --since 30d --policy backfill,las\n"
     "\b\nExit codes: 0 done; 1 the trace, the policy or the history is no good, or jobs did not finish; 2 bad options.",
 )
-@click.argument("trace", required=False, type=click.Path(), metavar="[TRACE]")
+@click.argument("trace", required=False, type=_FILE, metavar="[TRACE]")
 @click.option("--policy", default="backfill", show_default=True, metavar="NAME[,NAME...]",
               help="fifo, backfill, fit-first, sjf, srtf, srsf, las, predicted; all.")
 @click.option("--devices", "fleet", type=Grammar("devices", _lazily("parse_fleet")), metavar="NODESxN",
@@ -63,7 +64,7 @@ _SECONDS = Grammar("time", parse_seconds)
               help="Whether the policy is told how long jobs run.")
 @click.option("--semantics", type=click.Choice(["daemon", "published"]), default="daemon", show_default=True,
               help="The daemon's own calm rules, or those of published simulators: decide by count, no patience.")
-@click.option("--config", type=click.Path(), metavar="FILE",
+@click.option("--config", type=_FILE, metavar="FILE",
               help="Take the daemon's rules as this configuration has them: weights, shares, limits.")
 @click.option("--users-from", type=click.Choice(["user", "vc"]), help="The column that says whose a job is.")
 @click.option("--shared", is_flag=True, help="Jobs with gpu_milli below 1000 get that share of a device's memory.")
@@ -72,7 +73,7 @@ _SECONDS = Grammar("time", parse_seconds)
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N",
               help="So many policies at the same time.")
 @click.option("--csv", is_flag=True, help="Comma-separated values, as --json has them.")
-@click.option("--plot", type=click.Path(), metavar="FILE", help="Also a picture: .png, .svg or .pdf.")
+@click.option("--plot", type=_FILE, metavar="FILE", help="Also a picture: .png, .svg or .pdf.")
 def simulate(trace: str | None, policy: str, csv: bool, plot: str | None, processes: int, **options: Any) -> None:
     """Find out what a policy would do with your jobs.
 

@@ -118,8 +118,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
     """The text of a trace, unpacked. Raises SimulationError for everything that a file can be instead."""
     try:
         with path.open("rb") as raw:
-            head = raw.read(2)
-            raw.seek(0)
+            head = raw.peek(2)[:2]  # without moving, which a pipe could not undo
             if not head:
                 raise SimulationError(f"{path} is empty", _FORM)
             if path.suffix == ".gz" and head != _GZIP:
@@ -138,22 +137,27 @@ def _opened(path: Path) -> Iterator[TextIO]:
         ) from None
     except UnicodeDecodeError:
         raise SimulationError(f"{path} is no text in UTF-8", "a trace is csv, or csv packed with gzip") from None
-    except csv.Error as error:
-        raise SimulationError(f"{path} cannot be read as csv: {error}", _FORM) from None
     except OSError as error:
-        raise SimulationError(f"{path} cannot be read: {error.strerror or error}", "") from None
+        raise SimulationError(
+            f"{path} cannot be read: {error.strerror or error}", "a trace is a file, csv or csv.gz"
+        ) from None
 
 
 def _lines(path: Path, text: TextIO) -> Iterator[Cells]:
     """The lines of a trace as cells by column."""
     reader = csv.reader(text, strict=True)
-    names = [name.strip() for name in next(reader, [])]
-    if not names:
-        raise SimulationError(f"{path}: nothing stands on its first line", _FORM)
-    _check_header(path, names)
-    for row in reader:
-        if row:
-            yield Cells(path, reader.line_num, _zipped(path, reader.line_num, names, row))
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if not names:
+            raise SimulationError(f"{path}: nothing stands on its first line", _FORM)
+        _check_header(path, names)
+        for row in reader:
+            if row:
+                yield Cells(path, reader.line_num, _zipped(path, reader.line_num, names, row))
+    except csv.Error as error:
+        raise SimulationError(
+            f"{path}, line {reader.line_num}: it cannot be read as csv: {error}", "a quote that is never closed?"
+        ) from None
 
 
 def _zipped(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> Mapping[str, str]:
@@ -167,6 +171,8 @@ def _zipped(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
     missing = [name for name in REQUIRED if name not in names]
+    if len(names) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in names[0]), "")):
+        raise SimulationError(f"{path}, line 1: the cells are separated by {other!r}", "put commas between them")
     if missing:
         raise SimulationError(
             f"{path}, line 1: missing column{'s' if len(missing) > 1 else ''} {', '.join(missing)}", _FORM

@@ -267,6 +267,17 @@ def test_a_narrow_terminal_has_fewer_columns_that_stand_beside_each_other(
     assert line.endswith("  8640000.0%") and len(line) <= 80
 
 
+def test_a_trace_that_may_not_be_read_is_a_sentence_and_exit_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    path = a_trace(tmp_path, "a,,,0,1,60,")
+    monkeypatch.setattr("os.access", lambda *args, **kwargs: False)
+    monkeypatch.setattr("gpusched.simulator.traces.Path.open", forbidden)
+    result = gpusched("simulate", path, "--devices", "1")
+    assert (result.code, result.out) == (1, "") and f"{path} cannot be read: Permission denied" in result.err
+
+
 def test_what_is_missing_is_asked_for() -> None:
     assert (no_trace := gpusched("simulate")).code == 2 and "no trace to simulate" in no_trace.err
     assert (no_devices := gpusched("simulate", PHILLY)).code == 2 and "how many devices?" in no_devices.err

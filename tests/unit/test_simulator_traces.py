@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 from pathlib import Path
 
@@ -194,7 +195,36 @@ def test_what_is_no_trace_is_told_in_a_sentence(tmp_path: Path) -> None:
     binary.write_bytes(b"\x89PNG\xff\xfe")
     assert "is no text in UTF-8" in refused(binary).message
     binary.write_bytes(HEAD.encode() + b'\na,"b"c,,0,1,5,\n')
-    assert "cannot be read as csv" in refused(binary).message
+    assert "line 2: it cannot be read as csv" in refused(binary).message
+    binary.write_bytes(HEAD.encode() + b'\na,,,0,1,5,\n"b,,,0,1,5,\n')
+    assert "line 3: it cannot be read as csv" in refused(binary).message
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_marks_than_commas_are_told(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(DATA.read_text().replace(",", mark))
+    assert f"line 1: the cells are separated by {mark!r}" in refused(path).message
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_trace_may_come_through_a_pipe(packed: bool) -> None:
+    """As in `gpusched simulate <(zcat …)`."""
+    there, here = os.pipe()
+    data = DATA.read_bytes()
+    with os.fdopen(here, "wb") as writer:
+        writer.write(gzip.compress(data) if packed else data)  # it fits into a pipe
+    try:
+        assert read_trace(f"/dev/fd/{there}").jobs == read_trace(DATA).jobs
+    finally:
+        os.close(there)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_trace_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    path = a_trace(tmp_path, "a,,,0,1,5,")
+    path.chmod(0)
+    assert "cannot be read: Permission denied" in refused(path).message
 
 
 def test_a_job_larger_than_the_fleet_is_refused_by_name() -> None:
