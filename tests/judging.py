@@ -6,16 +6,18 @@ Where jobs stand is worked out here anew from what the policies promise (docs/po
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import sqrt
 
 from playing import Play
 
 from gpusched.model.clock import Instant
-from gpusched.model.job import Attempt, Job
+from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import Placement, PolicyName
-from gpusched.policy.decisions import Decision, Evict, Preempt, Start
+from gpusched.policy.decisions import Decision, Evict, Preempt, Resize, Start
 from gpusched.policy.expected import total
 from gpusched.policy.fit import fit
+from gpusched.policy.reserve import closed
 from gpusched.policy.view import View
 
 SLACK = 1e-6
@@ -31,25 +33,32 @@ class Judge:
         self.seen[type(decision).__name__] += 1
         match decision:
             case Start():
-                self.start(view, decision)
+                self.start(view, now, decision)
             case Preempt():
                 self.preempt(view, now, decision)
             case Evict():
                 self.evict(view, now, decision)
+            case Resize(for_job=int()):
+                self.move(view, now, decision)
 
     # ---- starts ---------------------------------------------------------------------------------------------
 
-    def start(self, view: View, decision: Start) -> None:
+    def start(self, view: View, now: Instant, decision: Start) -> None:
         job = view.jobs[decision.job_id]
         request, uuids = job.spec.request, [share.uuid for share in decision.devices]
         assert job.hold is None and job.dependency_met and not job.state.live
-        assert len(set(uuids)) == len(uuids) == request.gpus, f"a gang is whole: {decision}"
+        least = job.earmark if request.elastic else ()  # one that is resized goes on with what is kept for it
+        assert len(set(uuids)) == len(uuids) == (len(least) or request.gpus), f"a gang is whole: {decision}"
+        assert request.within(len(uuids)) == len(uuids)
         assert not view.array_full(job), f"the %limit of {job.key} is reached"
         for share in decision.devices:
             slot = view.slots[share.uuid]
             assert slot.able or request.shared
             assert slot.kept_for in (None, job.id), f"{share.uuid} is promised to {slot.kept_for}"
             assert request.gpu_type is None or request.gpu_type.lower() in slot.device.name.lower()
+            for reservation in view.reservations.values():
+                others = share.uuid in reservation.devices and request.reservation != reservation.name
+                assert not others or not reservation.active(now.wall), f"{share.uuid} is reserved: {reservation.name}"
             if request.shared:
                 assert slot.shared_mib + (share.mem_mib or 0) <= slot.device.total_mib and not slot.exclusive
             else:
@@ -60,7 +69,8 @@ class Judge:
     def packed(self, view: View, job: Job, uuids: list[str]) -> None:
         """The gang is in as few groups as the placement promises, and in those which leave the others whole."""
         placement = view.rules.policy.placement
-        if placement is Placement.COUNT or len({slot.device.total_mib for slot in view.suitable(job.spec.request)}) > 1:
+        sizes_of_memory = {slot.device.total_mib for slot in view.suitable(job.spec.request)}
+        if placement is Placement.COUNT or len(sizes_of_memory) > 1 or view.reservations:
             return
         suitable = view.suitable(job.spec.request)
         sizes = Counter(slot.device.group for slot in suitable)
@@ -87,18 +97,23 @@ class Judge:
             self.seen["victims"] += 1
             self.may_be_asked(view, now, view.jobs[victim.job_id], job)
             assert set(victim.uuids) & set(plan.devices), f"{victim.key} leaves nothing to {job.key}"
+        shut = closed(view, job, now)
+        assert not shut & set(plan.devices), f"{shut} are reserved for others"
         if plan.gives:
             return
         for spared in plan.victims:
             with view.without([*view.departing(job), *(each for each in plan.victims if each is not spared)]):
-                assert fit(view, job) is None, f"{spared.key} need not leave for {job.key}"
+                assert fit(view, job, shut) is None, f"{spared.key} need not leave for {job.key}"
         with view.without([*view.departing(job), *plan.victims]):
-            assert {share.uuid for share in fit(view, job) or ()} == set(plan.devices), "for this nobody need leave"
+            found = {share.uuid for share in fit(view, job, shut) or ()}
+            free = view.reservations or view.rules.policy.migrate
+            assert found == set(plan.devices) or (found and free), f"{plan.devices}, but there would be {found}"
 
     def may_be_asked(self, view: View, now: Instant, victim: Job, job: Job) -> None:
         rules = view.rules.policy
         assert victim.id not in view.stopping, f"{victim.key} is asked again"
-        below = victim.spec.qos in view.rules.qos[job.spec.qos].preempts
+        assert not would_be_over(view, job), f"{job.key} is over the quota of its account"
+        below = victim.spec.qos in view.rules.qos[job.spec.qos].preempts or victim.id in running_over(view)
         assert below or victim.spec.qos == job.spec.qos, f"{victim.spec.qos} leaves for {job.spec.qos}"
         if not rules.name.preemptive:
             assert below, "nobody leaves for an equal"
@@ -134,19 +149,75 @@ class Judge:
         turn = job.spec.request.gpus > part and used[job.account] <= min(used.values()) + rules.turn * able
         return held > part + SLACK or turn
 
+    def move(self, view: View, now: Instant, decision: Resize) -> None:
+        """Who goes on elsewhere to make room loses nothing: its new devices are free, or being left by others."""
+        job, attempt = view.jobs[decision.job_id], view.live[decision.job_id]
+        if len(decision.keeps) != len(attempt.devices):
+            return  # an elastic job gives devices back: tests/unit/test_engine_elastic.py
+        self.seen["moved"] += 1
+        assert decision.for_job is not None and view.priority(job) <= view.priority(view.jobs[decision.for_job])
+        assert view.rules.policy.migrate and self.on_tick(view, now) and can_come_back(job, attempt)
+        ran = now.boot - (attempt.started or 0.0)
+        assert ran >= view.rules.policy.min_run - SLACK, f"{job.key} has run for {ran} s"
+        assert len(set(decision.keeps)) == len(decision.keeps)
+        assert not closed(view, job, now) & set(decision.keeps)
+        for uuid in decision.keeps:
+            assert view.slots[uuid].kept_for is None and view.suits(view.slots[uuid].device, job.spec.request)
+
     def evict(self, view: View, now: Instant, decision: Evict) -> None:
-        """By count: everybody who leaves stands behind somebody who waits and is given devices."""
+        """By count: everybody who leaves stands behind somebody who waits and is given devices; or is moved."""
         job = view.jobs[decision.job_id]
         moved = view.rules.policy.migrate
+        assert not view.rules.policy.calm, "by the calm rules each leaves for a job that then fits"
+        assert not job.state.live, f"{job.key} runs already"
         for attempt in decision.victims:
             self.seen["victims"] += 1
             victim = view.jobs[attempt.job_id]
             assert victim.id not in view.stopping and self.on_tick(view, now)
             assert can_come_back(victim, attempt), f"{victim.key} has not shown that it can go on"
-            behind = (-view.priority(victim), stands(view, now, victim), victim.id) > (
-                -view.priority(job), stands(view, now, job), job.id
-            ) or view.bucket(job).overdue  # fmt: skip
-            assert behind or moved or self.more_than_its_part(view, now, victim, job), f"{victim.key} before {job.key}"
+            behind = place(view, now, victim) > place(view, now, job) or self.more_than_its_part(view, now, victim, job)
+            assert behind or moved, f"{victim.key} leaves for {job.key}, which stands behind it"
+
+
+def place(view: View, now: Instant, job: Job) -> tuple[object, ...]:
+    """The place in the whole order: over a quota last, then the level, then patience, then the rank, then the id."""
+    waits = job.id not in view.live
+    over = (4 if would_be_over(view, job) else 0) if waits else 2 if job.id in running_over(view) else 0
+    return over, -view.priority(job), not (waits and view.bucket(job).overdue), stands(view, now, job), job.id
+
+
+def running_over(view: View) -> set[int]:
+    """Of each account's running jobs that stay, the latest started ones, until the rest is within the quota."""
+    found: set[int] = set()
+    for account in {view.jobs[job_id].account for job_id in view.live}:
+        quota = view.rules.limits.quota_of(account)
+        live = [a for a in view.live.values() if view.jobs[a.job_id].account == account]
+        live = sorted((a for a in live if view.jobs[a.job_id].stop is None), key=lambda a: (a.created, a.job_id))
+        used = 0.0
+        for attempt in live:
+            used += parts(view, attempt.devices)
+            if quota is not None and used > quota + SLACK and attempt.devices:
+                found.add(attempt.job_id)
+    return found
+
+
+def would_be_over(view: View, job: Job) -> bool:
+    """Its account would hold more than its quota if it started now."""
+    quota, request = view.rules.limits.quota_of(job.account), job.spec.request
+    if quota is None or not request.gpus:
+        return False
+    others = [other for other in view.jobs.values() if other.account == job.account and other.id != job.id]
+    mib = request.gpu_mem_mib if request.shared else None
+    held = sum(parts(view, view.live[other.id].devices) for other in others if other.id in view.live)
+    held += sum(parts(view, [Share(uuid) for uuid in other.earmark]) for other in others if other.id in view.claimants)
+    smallest = min(view.suitable(request), key=lambda slot: slot.device.total_mib)
+    return held + request.gpus * parts(view, [Share(smallest.device.uuid, mib)]) > quota + SLACK
+
+
+def parts(view: View, shares: Iterable[Share]) -> float:
+    """Devices; of a shared one the part of its memory."""
+    whole = {share.uuid: view.slots[share.uuid].device.total_mib for share in shares}
+    return sum(1.0 if share.mem_mib is None else share.mem_mib / whole[share.uuid] for share in shares)
 
 
 def can_come_back(job: Job, attempt: Attempt) -> bool:
@@ -158,7 +229,8 @@ def stands(view: View, now: Instant, job: Job) -> tuple[float, ...]:
     rules, attempt = view.rules.policy, view.live.get(job.id)
     running = now.boot - attempt.started if attempt is not None and attempt.started is not None else 0.0
     gpus = job.spec.request.gpus
-    service = job.gpu_seconds + running * gpus
+    held = gpus if attempt is None else len(attempt.devices)  # of an elastic job perhaps more than it asks for at least
+    service = job.gpu_seconds + running * held
     known = job.spec.expected if job.spec.expected is not None else job.spec.time_limit
     known = total(view, job) if known is None else known  # as jobs like it have taken
     left = None if known is None else max(0.0, known + job.lost - job.ran - running)
@@ -175,7 +247,7 @@ def stands(view: View, now: Instant, job: Job) -> tuple[float, ...]:
             if not rules.running_first:
                 return float(queue), float(job.id)
             limit = rules.las_limits[queue - 1] if queue <= len(rules.las_limits) else service  # of one queue who runs
-            comes = queue > 0 and attempt is not None and (service - limit) / gpus < max(rules.tick, SLACK)  # stays, …
+            comes = queue > 0 and attempt is not None and (service - limit) / held < max(rules.tick, SLACK)  # stays, …
             return float(queue), 2.0 if comes else float(attempt is None)  # … but not who comes into it at this moment
         case PolicyName.PREDICTED:
             ran = max(0.0, job.ran - job.lost + running)

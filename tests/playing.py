@@ -35,6 +35,7 @@ MOST_AT_ONCE = 200  # batches that follow from each other in one moment
 DONE = Outcome(OutcomeKind.EXITED, code=0)
 SAVED = Outcome(OutcomeKind.EXITED, code=85, saved=Saved("ckpt", 1))
 Watch = Callable[["Play", View, Instant, Decision], None]
+Other = tuple[float, Callable[[World], Event]]
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,17 @@ class Told(World):
 class Play:
     def __init__(
         self, gpus: int | Iterable[Gpu], rules: Rules, arrivals: Iterable[Arrival], *, cost: float = 0.0,
-        leaving: float = 0.0, watch: Watch | None = None, checked: bool = True,
+        leaving: float = 0.0, watch: Watch | None = None, checked: bool = True, others: Iterable[Other] = (),
         rate: Callable[[Job, int], float] = lambda job, devices: 1.0,
     ) -> None:  # fmt: skip
         """checked: the engine's invariants are looked at after every step (slow).
+        others: what else happens, seconds after the beginning, and the event that tells of it then.
         rate: seconds of work that a job does in a second on so many devices."""
         given = [gpus] if isinstance(gpus, int) else list(gpus)
         self.world = Told(*given, rules=rules, checked=checked)
         self.began = self.world.now.boot
         self.to_come = sorted(arrivals, key=lambda a: a.at)
+        self.others = sorted(others, key=lambda other: other[0])
         self.cost, self.leaving, self.watch, self.rate = cost, leaving, watch, rate
         self.left: dict[int, float] = {}  # seconds of work
         self.lasts: dict[int, float] = {}
@@ -112,6 +115,8 @@ class Play:
         batch = self._over()
         while self.to_come and self.to_come[0].at <= moment + SAME:
             batch.append(self._submission(self.to_come.pop(0)))
+        while self.others and self.others[0][0] <= moment + SAME:
+            batch.append(self.others.pop(0)[1](world))
         self._handle(batch or [Woke()])
 
     def submit(self, lasts: float, by: str = "ann", **wanted: Any) -> int:
@@ -138,6 +143,8 @@ class Play:
             moments.append(self.world.wake_wall - self.world.now.wall + self.now)
         if self.to_come:
             moments.append(self.to_come[0].at)
+        if self.others:
+            moments.append(self.others[0][0])
         return max(self.now, min(moments, default=float("inf")))
 
     def _end(self, key: AttemptKey) -> float:

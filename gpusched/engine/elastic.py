@@ -44,6 +44,8 @@ def resize(turn: Turn, decision: Resize) -> None:
 
 def _why(job: Job, held: int, will: int, left: float | None) -> str:
     """`: 12.1 steps/s on 2, expected 19.4 on 4; about 3:20:00 to go`."""
+    if will == held:
+        return ": others make room for a gang"
     parts = []
     if job.speeds and measured(job.speeds, held):
         known = "measured" if measured(job.speeds, will) else "expected"

@@ -77,7 +77,7 @@ class StopKind(StrEnum):
     PREEMPT = "preempt"  # for a more important job
     YIELD = "yield"  # the owner said `preempt`: give the device back, keep my place
     REQUEUE = "requeue"  # the owner said `requeue`
-    RESIZE = "resize"  # an elastic job goes on with another number of devices
+    RESIZE = "resize"  # an elastic job goes on with another number of devices, or any job on others
     CANCEL = "cancel"
     TIME_LIMIT = "time-limit"
     DEVICE_FAILED = "device-failed"
@@ -135,6 +135,9 @@ class Stop:
         will = len(self.keeps)
         if will > self.was:
             return f"grows from {self.was} to {will} devices"
+        if will == self.was:
+            whom = f" to job {self.for_job}" if self.for_job is not None else ""
+            return f"goes on elsewhere and leaves its devices{whom}"
         whom = f" to job {self.for_job}" if self.for_job is not None else " back"
         return f"gives {self.was - will} of its {self.was} devices{whom}"
 

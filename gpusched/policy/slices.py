@@ -9,14 +9,14 @@ have it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from math import ceil
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState
-from gpusched.policy import ranks, repack
+from gpusched.policy import moving, ranks, repack
 from gpusched.policy.costs import cost
 from gpusched.policy.decisions import Decision, Evict, Preempt, Start
 from gpusched.policy.expected import remaining, running_for
@@ -57,14 +57,11 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     yield from _without_devices(view)
     if rules.tick_starts and not on_tick:
         return
-    if rules.migrate and on_tick and repack.possible(view):
+    if rules.migrate and not rules.calm and on_tick and repack.possible(view):
         if repack.settled(view):
             yield from repack.serve(view, now)
-            return
-        if not rules.calm:
-            return
-    if _everybody_fits(view):
-        yield from _start_all(view, now)
+        return
+    if _everybody_fits(view) and (yield from _start_all(view, now, on_tick)):
         return
     if not (on_tick or anything_to_give(view)):
         return
@@ -163,7 +160,9 @@ def _everybody_fits(view: View) -> bool:
     return len(kinds) == 1 and view.pool(next(b.request for b in view.buckets if b.request.gpus)).open >= wanted
 
 
-def _start_all(view: View, now: Instant) -> Iterator[Decision]:
+def _start_all(view: View, now: Instant, on_tick: bool) -> Generator[Decision, None, bool]:
+    """Start everybody. Returns False as soon as one finds no place, because the devices are not close together, for
+    whom something can be done: others are moved, or devices are kept for it."""
     queue = Queue(view)
     while (head := queue.pop()) is not None:
         bucket, job = head
@@ -173,6 +172,18 @@ def _start_all(view: View, now: Instant) -> Iterator[Decision]:
         if shares is not None:
             yield Start(job.id, shares)
             queue.push_next(bucket)
+        elif bucket.overdue or _may_be_helped(view, on_tick):
+            return False
+    return True
+
+
+def _may_be_helped(view: View, on_tick: bool) -> bool:
+    """By the calm rules there may be room for a job that finds no place although enough devices are open."""
+    rules = view.rules.policy
+    if not rules.calm:
+        return False
+    parts = rules.name is PolicyName.LAS and rules.between_accounts and _several_accounts(view)
+    return parts or (rules.migrate and on_tick)
 
 
 def _by_count(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
@@ -216,6 +227,9 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
             if plan is not None and worth_it(view, now, job, plan):
                 yield Preempt(job.id, plan)
                 continue
+            if (moves := room_by_moving(view, now, job, shut)) is not None:
+                yield from moving.carry_out(job, *moves)
+                continue
         overdue.keep_for(job)
     yield from _leftovers(view, now, overdue)
 
@@ -251,6 +265,14 @@ def willing(view: View, job: Job, shares: Shares) -> Iterator[Attempt]:
         may_ask = victim.spec.qos in levels or (quotas and may_leave(view, victim, job))
         if may_ask and victim.state in (JobState.STARTING, JobState.RUNNING):
             yield standing.attempt
+
+
+def room_by_moving(view: View, now: Instant, job: Job, shut: frozenset[str]) -> tuple[Plan, list[moving.Move]] | None:
+    """How others could be moved for a job that finds no place, if the rules want that and it pays; else None."""
+    if not view.rules.policy.migrate:
+        return None
+    found = moving.make_room(view, now, job, shut)
+    return found if found is not None and worth_it(view, now, job, found[0]) else None
 
 
 def worth_it(view: View, now: Instant, job: Job, plan: Plan) -> bool:
