@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from math import ceil, floor, log2, sqrt
+from typing import Any
 
 from gpusched.model.clock import Instant
-from gpusched.model.job import Attempt, Job
+from gpusched.model.job import Job
 from gpusched.model.policy import PolicyRules
 from gpusched.policy.expected import running_for, total
 from gpusched.policy.view import Rank, View
@@ -18,6 +19,7 @@ from gpusched.policy.view import Rank, View
 _STAYS = 0.25  # of the index of a running job under `predicted`: who waits must be that far ahead
 _SLACK = 1e-6  # device-seconds: times are sums of floats
 _AT_ONCE = 1e-6  # seconds
+Place = tuple[float, int, Any]  # among those who run in a queue: see _place
 
 
 def time_left(view: View, job: Job, now: Instant | None) -> Rank:
@@ -39,12 +41,16 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
     queue = queue_of(rules, attained(view, job, now))
     if not rules.running_first:
         return (queue, 0)
+    stood = _stood(view, job)
     if now is None:
-        return (queue, 1, *_line(rules, job, queue), _took_place(rules, job, queue), _stood(view, job))
-    since, came = _joined(view, job, view.live[job.id], queue)
+        return (queue, 1, *_line(rules, job, queue), _place_left(rules, job, queue, stood))
+    attempt = view.live[job.id]
+    began = attempt.started if attempt.started is not None else attempt.created
+    place = _place(rules, queue, began, job.gpu_seconds, held(view, job), stood)
+    since, came, before = place
     if came and since >= now.boot - _AT_ONCE:
-        return (queue, 1, 1, now.wall)  # it comes into the queue at this moment: behind those who wait there
-    return (queue, 0, since, came, _stood(view, job))
+        return (queue, 1, 1, now.wall, before)  # it comes into the queue at this moment: behind those who wait there
+    return (queue, 0, place)
 
 
 def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
@@ -52,22 +58,46 @@ def _line(rules: PolicyRules, job: Job, queue: int) -> tuple[int, float]:
     at its submission or because it reached the limit at the moment at which it left."""
     if job.requeued_at is None:
         return 1, job.eligible_at or 0.0
+    return (1, job.requeued_at) if _left_on_arrival(rules, job, queue) else (0, -job.requeued_at)
+
+
+def _left_on_arrival(rules: PolicyRules, job: Job, queue: int) -> bool:
     over = (job.gpu_seconds - lower_limit(rules, queue)) / max(1, job.spec.request.gpus)
-    if queue and over < max(rules.tick, _AT_ONCE) - _SLACK / 10:
-        return 1, job.requeued_at
-    return 0, -job.requeued_at
+    return queue > 0 and over < max(rules.tick, _AT_ONCE) - _SLACK / 10
+
+
+def _place(rules: PolicyRules, queue: int, began: float, before: float, gpus: int, stood: Rank) -> Place:
+    """The place of a running job among those who run in a queue: since when, whether it came from the queue before
+    (those who started at that moment go first), and if so its place there, else how it stood when it waited.
+
+    began: when the attempt did. before: device-seconds that the job had had until then.
+    """
+    needed = lower_limit(rules, queue) - before
+    if needed <= _SLACK:
+        return began, 0, stood
+    since = _on_grid(rules, began + needed / max(1, gpus))
+    return since, 1, _place(rules, queue - 1, began, before, gpus, stood)
+
+
+def _place_left(rules: PolicyRules, job: Job, queue: int, stood: Rank) -> Place:
+    """Its place when it left, which settles the order of those who left at one moment."""
+    if job.requeued_at is None or job.started_at is None:
+        return 0.0, 0, stood
+    gpus = job.spec.request.gpus
+    before = job.gpu_seconds - (job.requeued_at - job.started_at) * gpus
+    place = _place(rules, queue, job.started_at, before, gpus, stood)
+    return place[2] if place[1] and _left_on_arrival(rules, job, queue) else place
 
 
 def _stood(view: View, job: Job) -> Rank:
     """How it stood when it waited last, without how it had stood before that."""
-    return view.stood.get(job.id, ())[:5]
+    rank = view.stood.get(job.id, ())
+    return (*rank[:4], _without_stood(rank[4])) if len(rank) > 4 else rank
 
 
-def _took_place(rules: PolicyRules, job: Job, queue: int) -> float:
-    """Among those who left at one moment: when it had started, or come into the queue."""
-    if job.requeued_at is None or job.started_at is None:
-        return 0.0
-    return job.started_at + _seconds_to(rules, queue, job, job.requeued_at - job.started_at)
+def _without_stood(place: Place) -> Place:
+    since, came, before = place
+    return since, came, _without_stood(before) if came else ()
 
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:
@@ -117,23 +147,6 @@ def _left(view: View, job: Job, now: Instant | None) -> float | None:
         return None
     ran = job.ran + (running_for(view, job, now) if now is not None else 0.0)
     return max(0.0, whole + job.lost - ran)
-
-
-def _joined(view: View, job: Job, attempt: Attempt, queue: int) -> tuple[float, int]:
-    """When (boot clock) a running job took its place in its queue: at its start, or when it came from the queue
-    before; those who started at that moment go before those who came."""
-    began = attempt.started if attempt.started is not None else attempt.created
-    needed = lower_limit(view.rules.policy, queue) - job.gpu_seconds
-    if needed <= _SLACK:
-        return began, 0
-    return _on_grid(view.rules.policy, began + needed / held(view, job)), 1
-
-
-def _seconds_to(rules: PolicyRules, queue: int, job: Job, ran: float) -> float:
-    """Seconds after the start of its last attempt, which ran so long, at which a job came into this queue."""
-    gpus = max(1, job.spec.request.gpus)
-    before = job.gpu_seconds - ran * gpus
-    return max(0.0, (lower_limit(rules, queue) - before) / gpus)
 
 
 def _on_grid(rules: PolicyRules, moment: float) -> float:
