@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gpusched import __version__
+from gpusched.api.farewell import ASKED, Listening
 from gpusched.api.peer import caller_of
 from gpusched.model.errors import GpuschedError, Refused, UsageError
 from gpusched.model.job import Caller
@@ -46,6 +48,7 @@ Routes = Mapping[tuple[str, str], Handler]  # (method, path) → handler
 def build(routes: Routes, *, service_uid: int) -> web.Application:
     """The application that serves these routes."""
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+    app[ASKED] = weakref.WeakSet()
 
     def wrap(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -60,7 +63,7 @@ def build(routes: Routes, *, service_uid: int) -> web.Application:
     return app
 
 
-async def serve(app: web.Application, path: str) -> web.AppRunner:
+async def serve(app: web.Application, path: str) -> Listening:
     """Listen on the Unix socket `path`, for its owner only. Raises Refused if another program listens there.
 
     The caller holds the lock on the state directory, so a socket file that nobody listens on is a dead daemon's.
@@ -84,7 +87,7 @@ async def serve(app: web.Application, path: str) -> web.AppRunner:
     listener.listen(128)
     listener.setblocking(False)
     await web.SockSite(runner, listener).start()
-    return runner
+    return Listening(runner, listener)
 
 
 def _is_our_own_trouble(record: logging.LogRecord) -> bool:
@@ -140,6 +143,8 @@ def _give_memory_back() -> None:
 async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> (
     web.StreamResponse
 ):
+    if request.transport is not None:
+        request.app[ASKED].add(request.transport)
     try:
         return await handler(request)
     except GpuschedError as error:

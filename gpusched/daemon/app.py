@@ -239,9 +239,9 @@ class Daemon:
         if failed is not None:
             log.error("the daemon's loop has failed, so it ends; jobs go on", exc_info=failed)
         log.info("the daemon ends; %d attempts live on", len(self.loop.engine.view.live))
-        await self.service.end_waiting()  # the server waits for answers that are under way
+        await self.service.end_waiting()  # the server waits until all are answered
         self.service.outlook.close()
-        await server.cleanup()
+        await server.close()
         self.timers.stop()
         self.doorbell.close()
         worker.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from daemons import FINAL, Place, a_daemon, until
 
 from gpusched.client import Client
+from gpusched.model.errors import Unavailable
 
 
 @pytest.fixture
@@ -21,7 +23,6 @@ def quiet(tmp_path: Path, zygote: Any) -> Any:
         place.config.write_text("sample_interval = 3600\n")
         place.restart()
         yield place
-
 
 
 def sockets(place: Place) -> int:
@@ -161,13 +162,11 @@ def test_many_who_wait_for_many_jobs_are_all_told_and_then_leave_nothing(own: Pl
     assert own.client.wait(keys[0], 0.0)["state"] in FINAL
 
 
-def test_who_waits_is_told_how_things_stand_when_the_daemon_ends(own: Place) -> None:
-    key = own.sh("sleep 600", gpus=0)
-    own.running(key)
-    answers: list[Any] = []
+def waiting(place: Place, key: str, answers: list[Any]) -> threading.Thread:
+    """A thread that asks with a connection of its own how the job ends, and notes the state or the error."""
 
     def wait() -> None:
-        client = Client(str(own.state / "gpusched.sock"))
+        client = Client(str(place.state / "gpusched.sock"))
         try:
             answers.append(client.wait(key, 50.0)["state"])
         except Exception as error:
@@ -175,12 +174,50 @@ def test_who_waits_is_told_how_things_stand_when_the_daemon_ends(own: Place) -> 
         finally:
             client.close()
 
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_who_waits_is_told_how_things_stand_when_the_daemon_ends(own: Place) -> None:
+    key = own.sh("sleep 600", gpus=0)
+    own.running(key)
+    answers: list[Any] = []
     before = sockets(own)
-    threads = [threading.Thread(target=wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [waiting(own, key, answers) for _ in range(3)]
     until(lambda: sockets(own) >= before + 3, "three who wait")
     own.stop()
     for thread in threads:
         thread.join()
     assert answers == ["RUNNING"] * 3
+
+
+def test_who_has_knocked_before_the_daemon_ends_is_let_in_and_answered(own: Place) -> None:
+    key = own.sh("sleep 600", gpus=0)
+    own.running(key)
+    answers: list[Any] = []
+    hesitant = Client(str(own.state / "gpusched.sock"))  # connected, and quiet so far
+    os.kill(own.pid, signal.SIGSTOP)  # nothing is accepted now, so the kernel keeps them all
+    try:
+        hesitant.open()
+        threads = [waiting(own, key, answers) for _ in range(3)]
+        until(lambda: queued(own) >= 4, "four in the queue")
+        os.kill(own.pid, signal.SIGTERM)
+    finally:
+        os.kill(own.pid, signal.SIGCONT)
+    with hesitant:
+        until(lambda: queued(own) == 0, "the queue to be let in")
+        assert hesitant.job(key)["state"] == "RUNNING"
+    for thread in threads:
+        thread.join()
+    assert answers == ["RUNNING"] * 3
+    own.wait_gone()
+    with pytest.raises(Unavailable, match="nobody listens there any more"):
+        own.client.status()
+
+
+def queued(place: Place) -> int:
+    """How many have connected and were not accepted: the daemon's ends have no inode yet."""
+    path = str(place.state / "gpusched.sock")
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return sum(row[-1] == path and row[6] == "0" for row in rows)
