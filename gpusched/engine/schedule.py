@@ -16,6 +16,7 @@ from gpusched.policy.cycle import cycle, next_look
 from gpusched.policy.decisions import Evict, Preempt, Resize, Start, Widen, Withdraw
 
 RANK_ANEW = 60.0  # seconds
+FEW = 100  # waiting jobs that are ranked anew at once
 _LEARNING = frozenset({PolicyName.BACKFILL, PolicyName.SJF, PolicyName.SRTF, PolicyName.SRSF, PolicyName.PREDICTED})
 
 
@@ -69,9 +70,18 @@ def _rank_anew(turn: Turn) -> None:
     guessing = view.guessed or name is PolicyName.PREDICTED  # which goes by what it has seen, whatever it is told
     if name not in _LEARNING or not guessing or view.durations.version == state.ranked_version:
         return
-    if state.ranked_at is None or turn.now.boot - state.ranked_at >= RANK_ANEW:
+    if state.ranked_at is None or turn.now.boot - state.ranked_at >= RANK_ANEW or _soon_compared(turn):
         state.ranked_version, state.ranked_at = view.durations.version, turn.now.boot
         view.rank_anew()
+
+
+def _soon_compared(turn: Turn) -> bool:
+    """Those who wait may be compared with those who run in this cycle, of whom the latest is known: else somebody could
+    be asked to leave for a job that stands behind it by what both are expected to need."""
+    if not turn.rules.policy.name.preemptive:
+        return False
+    buckets = turn.view.buckets
+    return turn.view.due is not None or (len(buckets) <= FEW and sum(len(b.entries) for b in buckets.values()) <= FEW)
 
 
 def _count_bypass(turn: Turn, past: int | None) -> None:

@@ -44,7 +44,7 @@ RULES = {
     "srtf at every event": daemon("srtf", tick=0.0, min_run=0.0),
     "las packed": daemon("las", placement=Placement.PACK),
     "srsf by count": daemon("srsf", calm=False),
-    "las by count": daemon("las", calm=False),
+    "las by count": daemon("las", calm=False, between_accounts=False),
     "backfill packed": daemon("backfill", placement=Placement.PACK),
     **{f"published {name}": published(name) for name in ("srtf", "srsf", "las", "predicted", "fit-first", "sjf")},
     "published las, running first, on a grid": published("las", running_first=True, tick=60.0),
