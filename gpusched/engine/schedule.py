@@ -80,8 +80,10 @@ def _soon_compared(turn: Turn) -> bool:
     be asked to leave for a job that stands behind it by what both are expected to need."""
     if not turn.rules.policy.name.preemptive:
         return False
-    buckets = turn.view.buckets
-    return turn.view.due is not None or (len(buckets) <= FEW and sum(len(b.entries) for b in buckets.values()) <= FEW)
+    look_at, buckets = turn.state.look_at, turn.view.buckets
+    if look_at is not None and look_at <= turn.now.boot + 1e-9:
+        return True
+    return len(buckets) <= FEW and sum(len(waiting.entries) for waiting in buckets.values()) <= FEW
 
 
 def _count_bypass(turn: Turn, past: int | None) -> None:
