@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -93,6 +94,7 @@ def priority(words: tuple[str, ...], **options: Any) -> None:
             else:
                 rows = [{**row, "state": "PENDING", "reason": f"{row['priority']:.0f}"} for row in answer["jobs"]]
                 print_list(fold_arrays(rows), PRIORITY_COLUMNS, PRIORITY_FIELDS, style, "jobs")
+                _say_if_none(rows, "no job waits", style)
             if not settings.json and not style.csv and not answer["by_priority"]:
                 say(_other_policy(answer))
 
@@ -119,10 +121,16 @@ def shares(**options: Any) -> None:
                 return
             rows = sorted(answer["accounts"], key=lambda row: (-row["device_seconds"], row["account"]))
             print_list(rows, SHARE_COLUMNS, SHARE_FIELDS, style, "accounts")
+            _say_if_none(rows, "no account has used anything lately", style)
             if not settings.json and not style.csv and not answer["by_priority"]:
                 say(_other_policy(answer))
 
         repeat(show, style.watch)
+
+
+def _say_if_none(rows: Sequence[Json], sentence: str, style: Style) -> None:
+    if not (rows or settings.json or style.csv or style.noheader):
+        say(sentence)
 
 
 def _other_policy(answer: Json) -> str:

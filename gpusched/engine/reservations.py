@@ -57,7 +57,7 @@ def on_reserve(turn: Turn, event: ReservationRequested) -> tuple[Answer, ...]:
     occupants = [job for job in strangers if not over_by(turn.view, job, reservation.start, turn.now)]
     turn.put_reservation(reservation)
     said = f"{described(slots)} reserved for {reservation.for_whom()}: {reservation.when()}"
-    return (Answer(event.name, said + _said_of(occupants)),)
+    return (Answer(event.name, said + _said_of(occupants, now=start <= turn.now.wall)),)
 
 
 def on_unreserve(turn: Turn, event: UnreserveRequested) -> tuple[Answer, ...]:
@@ -185,12 +185,16 @@ def _strangers(turn: Turn, reservation: Reservation) -> list[Job]:
     return [job for job in found if not entitled(reservation, job)]
 
 
-def _said_of(occupants: list[Job]) -> str:
+def _said_of(occupants: list[Job], now: bool) -> str:
+    """Who is in the way, and what becomes of them. now: it begins at once."""
     if not occupants:
         return ""
     keys = ", ".join(job.key for job in occupants[:8]) + (", …" if len(occupants) > 8 else "")
     said = f"; job{'s' if len(occupants) > 1 else ''} {keys} run{'s' if len(occupants) == 1 else ''} there now"
-    said += ": whoever still does at the beginning is asked to save and leave"
+    if now:
+        said += f" and {'are' if len(occupants) > 1 else 'is'} asked to save and leave"
+    else:
+        said += ": whoever still does at the beginning is asked to save and leave"
     stuck = [job.key for job in occupants if not comes_back(job)]
     return said + (f" ({', '.join(stuck)} may not be requeued and would end there)" if stuck else "")
 

@@ -43,6 +43,14 @@ def test_the_answer_names_who_runs_there_and_who_would_not_come_back() -> None:
     assert f"({ends} may not be requeued and would end there)" in said
 
 
+def test_where_it_begins_at_once_they_are_asked_at_once() -> None:
+    world = World(2)
+    jobs = [world.submit(), world.submit()]
+    said = reserve(world, devices="0,1", users="bob")
+    assert said.endswith(f"; jobs {jobs[0]}, {jobs[1]} run there now and are asked to save and leave")
+    assert sorted(world.asked_to_stop()) == jobs
+
+
 @pytest.mark.parametrize(
     ("named", "wanted"),
     [

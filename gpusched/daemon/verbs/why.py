@@ -8,9 +8,11 @@ from gpusched.api.server import Call
 from gpusched.daemon.service import Service
 from gpusched.daemon.verbs.jobs import the_one
 from gpusched.daemon.views import estimate_view
+from gpusched.model import spans
 from gpusched.model.job import Job
 from gpusched.model.state import JobState
 from gpusched.policy import explain
+from gpusched.policy.explain import Word
 
 
 async def why(service: Service, call: Call) -> dict[str, Any]:
@@ -29,17 +31,23 @@ async def why(service: Service, call: Call) -> dict[str, Any]:
     }
 
 
+# Reasons that have nothing to do with devices: who is ahead, and who could be asked to leave, is then beside the point.
+_NOT_ITS_TURN = frozenset({
+    Word.HELD_USER, Word.HELD_ADMIN, Word.HELD_SYSTEM, Word.BEGIN_TIME, Word.CRON, Word.DEPENDENCY,
+    Word.DEPENDENCY_NEVER,
+})  # fmt: skip
+
+
 def _waiting(service: Service, job: Job) -> dict[str, Any]:
     engine, view, now = service.loop.engine, service.loop.engine.view, service.loop.clock.now()
     found, jobs = explain.at_length(view, job, now), engine.state.jobs
+    told = {"job": job.key, "state": str(job.state), "reason": str(found.word), "text": found.text, "next": found.next}
+    if found.word in _NOT_ITS_TURN:
+        return {**told, "ahead": [], "devices": [], "victims": []}
     return {
-        "job": job.key,
-        "state": str(job.state),
-        "reason": str(found.word),
-        "text": found.text,
-        "next": found.next,
+        **told,
         "ahead": [
-            {"job": o.key, "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
+            {"job": _before(o, job), "user": o.owner.user, "qos": o.spec.qos, "text": a.text}
             for a in explain.ahead(view, job, now)
             for o in [jobs[a.job_id]]
         ],
@@ -53,6 +61,17 @@ def _waiting(service: Service, job: Job) -> dict[str, Any]:
             for o in [jobs[v.job_id]]
         ],
     }
+
+
+def _before(other: Job, job: Job) -> str:
+    """What of `other` goes before `job`: of a row of its own array the elements that come earlier."""
+    if other.array is None or job.array is None or other.array.array_id != job.array.array_id:
+        return other.key
+    earlier, _ = spans.cut(other.elements, (range(job.array.index),))
+    indices = spans.text(earlier)
+    if not indices:
+        return other.key
+    return f"{other.array.array_id}_{indices}" if indices.isdigit() else f"{other.array.array_id}_[{indices}]"
 
 
 def _no_need(shown: dict[str, Any]) -> str:
