@@ -47,7 +47,7 @@ def victims(view: View, job: Job, now: Instant) -> tuple[VictimVerdict, ...]:
         elif job.patient:
             verdict = False, f"job {job.key} gave its devices back and asks nobody to leave until it has run again"
         elif over_quota(view, job):
-            verdict = False, f"{quota_text(view, job)}: job {job.key} asks nobody to leave"
+            verdict = False, f"{quota_text(view, job)}, so it asks nobody to leave"
         elif job_id in lent:
             verdict = True, f"it can go on without {lent[job_id]} of its {len(attempt.devices)} devices"
         elif view.rules.policy.name.preemptive:

@@ -45,12 +45,15 @@ def guaranteed(view: View, job: Job) -> bool:
 
 
 def quota_text(view: View, job: Job) -> str:
-    """How much of the quota of its account is used: for jobs that are over it."""
+    """What is used of the quota of its account, or of a waiting job would be: for jobs that are over it."""
     account = view.in_use.account(job.account)
     if account is None:
         return f"account {job.account} has no quota"
-    used, quota = devices_text(account.parts), devices_text(account.quota)
-    return f"account {job.account} uses {used} devices, its quota is {quota}"
+    waits = job.id not in view.live
+    parts = account.parts - view.in_use.held(job) + need(view, job) if waits else account.parts
+    used, quota = devices_text(parts), devices_text(account.quota)
+    what = f"{used} device{'' if used == '1' else 's'}, its quota is {quota}"
+    return f"with this job account {job.account} would use {what}" if waits else f"account {job.account} uses {what}"
 
 
 def may_reclaim(view: View, victim: Job, job: Job) -> bool:
