@@ -41,7 +41,8 @@ def start(turn: Turn, job: Job, shares: tuple[Share, ...]) -> None:
     if job.spec.request.gpus_max is not None:
         turn.view.fresh.add(job.id)
     turn.view.ledger.start(job, charged(attempt), turn.now.wall)
-    turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
+    if turn.state.story:  # a gang's devices are many to name
+        turn.tell(job, "starting", f"attempt {attempt.number} on {describe_devices(turn.state, shares)}")
     turn.act(Launch(attempt.key, job, shares, grace(turn, job)))
 
 

@@ -248,6 +248,9 @@ def _tell_likes(turn: Turn, job: Job, array_id: int) -> None:
 
 def settle(turn: Turn) -> None:
     """Tell those who wait for a job that has ended (or given up its name), until nothing more follows from it."""
+    if not (turn.state.dependents or turn.state.likes or turn.names_left):
+        turn.ended = []  # nobody waits for anybody
+        return
     while turn.ended or turn.names_left:
         ended, turn.ended = turn.ended, []
         left, turn.names_left = turn.names_left, set()

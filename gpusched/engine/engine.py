@@ -61,8 +61,9 @@ KEPT = 64
 class Engine:
     """The state of all jobs, attempts and devices, and what follows from each event."""
 
-    def __init__(self, rules: Rules, boot_id: str) -> None:
-        self.state = State(rules, boot_id, View(rules, policy_of(rules).rank))
+    def __init__(self, rules: Rules, boot_id: str, story: bool = True) -> None:
+        """story: tell what happens to every job in sentences. Nobody reads those of a simulation or a forecast."""
+        self.state = State(rules, boot_id, View(rules, policy_of(rules).rank), story=story)
         self.look_at = KEPT  # how many ended jobs are kept before the engine looks which it can let go
 
     @property
@@ -102,12 +103,14 @@ class Engine:
         """Handle a batch of events. A request that is refused gets its error as reply and changes nothing."""
         turn = Turn(self.state, now)
         replies = [self._reply(turn, event) for event in events]
-        on_time(turn)
+        if self.view.reservations:
+            on_time(turn)
         schedule(turn)
         if turn.ended or turn.names_left:
             settle(turn)
         step = Step(turn.changes(), tuple(replies), tuple(turn.actions), next_deadline(turn), next_begin(turn))
-        self._forget_ended(turn)
+        if len(self.state.ended) >= self.look_at:
+            self._forget_ended(turn)
         return step
 
     def answered(self, step: Step, now: Instant) -> Step:
@@ -242,8 +245,6 @@ class Engine:
 
         Looked through only when the number of ended jobs has doubled, so that the cost per job stays constant.
         """
-        if len(self.state.ended) < self.look_at:
-            return
         needed = bool(self.state.dependents)
         for job_id in sorted(self.state.ended):
             job = self.state.jobs[job_id]

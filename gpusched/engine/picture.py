@@ -53,7 +53,7 @@ def take(engine: Engine, now: Instant) -> Picture:
 
 def revive(picture: Picture) -> Engine:
     """An engine in the same state. It learns nothing of what it lives through."""
-    engine = Engine(picture.rules, picture.boot_id)
+    engine = Engine(picture.rules, picture.boot_id, story=False)
     engine.view.durations = Remembered(picture.durations)
     for device in picture.devices:
         engine.view.put_device(device)

@@ -30,15 +30,18 @@ def schedule(turn: Turn) -> None:
         if turn.started and turn.state.look_at is None:
             turn.state.look_at = next_look(turn.view, turn.now)
         return
-    turn.view.due = turn.state.look_at if due else None
     _rank_anew(turn)
-    if turn.rules.policy.name.preemptive:
-        unfold_ahead(turn)
-    _decide(turn)
-    if _end_of_yielding(turn) and not turn.rules.policy.name.preemptive:
-        _decide(turn)  # who took its old place again may be first now, where the first that does not fit blocks others
-    turn.view.fresh.clear()
-    turn.view.due = None
+    view = turn.view
+    if view.buckets or view.claimants or view.elastic:  # else nobody wants anything
+        view.due = turn.state.look_at if due else None
+        preemptive = turn.rules.policy.name.preemptive
+        if preemptive and turn.state.arrays.known:
+            unfold_ahead(turn)
+        _decide(turn)
+        if _end_of_yielding(turn) and not preemptive:
+            _decide(turn)  # who took its old place again may be first now, where one that does not fit blocks others
+        view.fresh.clear()
+        view.due = None
     turn.dirty = False
     turn.state.look_at = next_look(turn.view, turn.now)
 
@@ -130,6 +133,8 @@ def _stop_for(turn: Turn, victim: Job, preemptor: Job) -> Stop:
 def _end_of_yielding(turn: Turn) -> bool:
     """A job that gave its devices back has let the others go first once; now it takes its old place again. Returns
     whether there was one."""
+    if not turn.view.buckets:
+        return False
     yielding = [bucket for bucket in turn.view.buckets if bucket.yielding]
     if not yielding:
         return False

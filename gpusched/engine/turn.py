@@ -48,6 +48,7 @@ class State:
     rules: Rules
     boot_id: str
     view: View
+    story: bool = True  # what happens is told in sentences, because somebody will read them
     next_job_id: int = 1
     arrays: Arrays = field(default_factory=Arrays)
     dependents: dict[str, set[int]] = field(default_factory=dict)  # job key as typed → who waits for it
@@ -188,12 +189,14 @@ class Turn:
             self._environments[digest] = environment
 
     def tell(self, job: Job, kind: str, text: str, by: str = "") -> None:
-        """Add a line to the job's story."""
-        self._story.append(StoryLine(job.id, job.attempt, self.now.wall, kind, text, by))
+        """Add a line to the job's story, if anybody reads it."""
+        if self.state.story:
+            self._story.append(StoryLine(job.id, job.attempt, self.now.wall, kind, text, by))
 
     def copy_story(self, job_id: int, source: int) -> None:
         """A row begins with what was told of the row that its elements were in."""
-        self._story.append(StoryCopy(job_id, source))
+        if self.state.story:
+            self._story.append(StoryCopy(job_id, source))
 
     def act(self, action: Action) -> None:
         self.actions.append(action)

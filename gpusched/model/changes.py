@@ -34,6 +34,7 @@ class StoryCopy:
     source: int  # the row they were in
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class AccountUsage:
     """What the ended attempts of one account have used, decayed to the moment `at` (wall clock)."""
@@ -61,6 +62,7 @@ class Changes:
         return bool(rows or self.next_job_id)
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """The reply to a submit: `key` names the job, or the whole array."""

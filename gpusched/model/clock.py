@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpusched.model.evolve import swift
 
+
+@swift
 @dataclass(frozen=True, slots=True, order=True)
 class Instant:
     """One moment on two clocks.

@@ -135,6 +135,7 @@ class UnreserveRequested:
 # ---- facts about attempts -------------------------------------------------------------------------------------
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
     attempt: AttemptKey

@@ -2,7 +2,8 @@
 
 A frozen dataclass sets its own fields through a function call each, because its class forbids `record.field = value`.
 Here they are set on an object of a twin class with the same slots that forbids nothing, which then becomes a record of
-the frozen class. The code is written once per class: constructors by `swift`, copies by `evolve` on its first use.
+the frozen class. The code is written once: constructors by `swift` for each class, copies by `evolve` for each set of
+fields that is changed somewhere, on its first use.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_COPIERS: dict[type, Callable[..., Any]] = {}
+_COPIERS: dict[tuple[object, ...], Callable[..., Any]] = {}  # by class and names of the changed fields
+_MOST_COPIERS = 1000  # requests of people change whatever fields they name: these must not pile up
 
 
 def evolve(record: T, **changes: Any) -> T:
@@ -24,9 +26,12 @@ def evolve(record: T, **changes: Any) -> T:
 
 def changed(record: T, changes: Mapping[str, Any]) -> T:
     """evolve with the changed fields in a mapping."""
-    copier = _COPIERS.get(record.__class__)
+    made_for = (record.__class__, *changes)
+    copier = _COPIERS.get(made_for)
     if copier is None:
-        copier = _COPIERS[record.__class__] = _copier(record.__class__)
+        if len(_COPIERS) >= _MOST_COPIERS:
+            _COPIERS.clear()
+        copier = _COPIERS[made_for] = _copier(record.__class__, tuple(changes))
     copied: T = copier(record, changes)
     return copied
 
@@ -78,11 +83,12 @@ class Hashed:
 _TO_BE_MADE = object()
 
 
-def _copier(cls: type) -> Callable[..., Any]:
+def _copier(cls: type, changed: tuple[str, ...]) -> Callable[..., Any]:
     names = [field.name for field in dataclasses.fields(cls)]
-    copies = [f" copy.{name} = record.{name}" for name in names]
-    changed = [" for name, value in changes.items():", "  setattr(copy, name, value)"]
-    lines = ["def copier(record, changes):", " copy = new(twin)", *copies, *changed, " copy.__class__ = cls"]
+    if unknown := [name for name in changed if name not in names]:
+        raise AttributeError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    copies = [f" copy.{name} = " + (f"changes[{name!r}]" if name in changed else f"record.{name}") for name in names]
+    lines = ["def copier(record, changes):", " copy = new(twin)", *copies, " copy.__class__ = cls"]
     return _written("copier", [*lines, " return copy"], {"new": object.__new__, "twin": _twin(cls), "cls": cls})
 
 

@@ -29,6 +29,7 @@ class AttemptKey(NamedTuple):
 _new_key = tuple.__new__  # AttemptKey(…) without the call in between
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who submitted a job, as the kernel told (SO_PEERCRED)."""

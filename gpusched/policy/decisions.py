@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpusched.model.evolve import swift
 from gpusched.model.job import Attempt, Share
 from gpusched.policy.preempt import Plan
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Start:
     job_id: int

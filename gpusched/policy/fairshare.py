@@ -154,7 +154,7 @@ class Ledger:
             return ()
         names, self._changed = sorted(self._changed), set()
         rows = tuple([self._row(account) for account in names])
-        forgotten = [account for account in names if self._forget(account)]
+        forgotten = [account for account in names if account not in self._jobs and self._forget(account)]
         if forgotten:
             self._count_shares()
         return rows

@@ -35,8 +35,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     blocked: list[frozenset[str]] = []  # what the jobs that wait want
     while (head := queue.pop()) is not None:
         bucket, job = head
-        kind = competes_for(view, bucket.request)
-        if blocked and any(kind is other or not kind.isdisjoint(other) for other in blocked):
+        if blocked and _in_the_way(blocked, competes_for(view, bucket.request)):
             continue
         if view.array_full(job) or limited(view, job) is not None:
             continue
@@ -51,6 +50,10 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
             yield Preempt(job.id, plan)
             queue.push_next(bucket)
         elif possible(view, bucket.request, shut):
-            blocked.append(kind)
+            blocked.append(competes_for(view, bucket.request))
         else:
             yield from serve_less_shut(view, bucket, now, shut)
+
+
+def _in_the_way(blocked: list[frozenset[str]], kind: frozenset[str]) -> bool:
+    return any(kind is other or not kind.isdisjoint(other) for other in blocked)

@@ -49,6 +49,7 @@ class Pool:
         self.able_in = [0] * len(sizes)  # of these, how many in each group
         self.sizes = sizes  # of the groups
         self._roomy: dict[int, bool] = {}  # gangs of which size find a place on the able devices, as far as asked
+        self._ever: dict[int, bool] = {}  # the same on all devices
 
     def enable(self, uuid: str, by: int) -> None:
         """A device has become (+1), or is no longer (-1), one that could be open if nobody held it."""
@@ -62,6 +63,14 @@ class Pool:
         found = self._roomy.get(count)
         if found is None:
             found = self._roomy[count] = self.has_place(count, self.able_in)
+        return found
+
+    def ever_holds(self, count: int) -> bool:
+        """Whether a gang of `count` would find a place, if all devices worked and nobody held any. Asked at every
+        submit."""
+        found = self._ever.get(count)
+        if found is None:
+            found = self._ever[count] = self.has_place(count, self.sizes)
         return found
 
     def able_in_groups(self, able: Callable[[str], bool]) -> list[int]:

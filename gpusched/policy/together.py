@@ -15,8 +15,7 @@ def ever_together(view: View, request: Request, gpus: int | None = None) -> bool
     devices worked and nobody held any."""
     if request.shared or view.rules.policy.placement is not Placement.PACK:
         return True
-    pool = view.pool(request)
-    return pool.has_place(request.gpus if gpus is None else gpus, pool.sizes)
+    return view.pool(request).ever_holds(request.gpus if gpus is None else gpus)
 
 
 def instead(view: View, request: Request) -> list[int]:

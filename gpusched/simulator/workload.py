@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpusched.model.evolve import swift
+
 
 @dataclass(frozen=True, slots=True)
 class TraceJob:
@@ -41,6 +43,7 @@ class Fleet:
         return self.nodes * self.per_node
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Fate:
     """How one job fared. held: device-seconds that its attempts held devices; lost: of these, spent on being moved."""

@@ -76,7 +76,7 @@ class World:
     events: int = 0
 
     def run(self) -> Outcome:
-        engine, store = Engine(self.rules, "simulated"), MemoryStore(story=False)
+        engine, store = Engine(self.rules, "simulated", story=False), MemoryStore()
         jobs, submits = self.workload.jobs, self._submits()
         began, arrived, wake = time.process_time(), 0, _NEVER
         start = jobs[0].submit if jobs else 0.0

@@ -22,9 +22,7 @@ from gpusched.store.rows import end_of
 class MemoryStore:
     """ports.Store on dictionaries."""
 
-    def __init__(self, story: bool = True) -> None:
-        """story: keep the jobs' stories, which nobody reads after a simulation."""
-        self._keep_story = story
+    def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._attempts: dict[int, dict[int, Attempt]] = {}  # of job id, by number
         self._environments: dict[str, Environment] = {}
@@ -37,12 +35,16 @@ class MemoryStore:
 
     def commit(self, changes: Sequence[Changes]) -> None:
         """All of it or nothing. Raises StoreError for an attempt or a line of a job that is not there."""
-        rows = [row for change in changes for row in (*change.attempts, *change.story) if row.job_id not in self._jobs]
-        new = {job.id for change in changes for job in change.jobs} if rows else ()
-        for row in rows:
-            if row.job_id not in new:
-                what = f"job {row.job_id} is not there: its attempt or story cannot be kept"
-                raise StoreError(what, "this is a bug")
+        known, new = self._jobs, None
+        for change in changes:
+            for row in (*change.attempts, *change.story):
+                if row.job_id in known:
+                    continue
+                if new is None:
+                    new = {job.id for other in changes for job in other.jobs}
+                if row.job_id not in new:
+                    what = f"job {row.job_id} is not there: its attempt or story cannot be kept"
+                    raise StoreError(what, "this is a bug")
         for change in changes:
             self._apply(change)
 
@@ -57,16 +59,20 @@ class MemoryStore:
                 self._attempts[attempt.job_id] = {attempt.number: attempt}
             else:
                 of_job[attempt.number] = attempt
-        for digest, environment in change.environments:
-            self._environments.setdefault(digest, dict(environment))
-        if self._keep_story:
+        if change.story:
             self._tell(change)
         for used in change.usage:
             self._usage[used.account] = used
-        for reservation in change.reservations:
-            self._reservations[reservation.name] = reservation
+        if change.environments or change.reservations:
+            self._apply_rare(change)
         if change.next_job_id is not None:
             self._next_job_id = max(self._next_job_id, change.next_job_id)
+
+    def _apply_rare(self, change: Changes) -> None:
+        for digest, environment in change.environments:
+            self._environments.setdefault(digest, dict(environment))
+        for reservation in change.reservations:
+            self._reservations[reservation.name] = reservation
 
     def _tell(self, change: Changes) -> None:
         for line in change.story:
