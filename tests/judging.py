@@ -99,6 +99,9 @@ class Judge:
             assert set(victim.uuids) & set(plan.devices), f"{victim.key} leaves nothing to {job.key}"
         shut = closed(view, job, now)
         assert not shut & set(plan.devices), f"{shut} are reserved for others"
+        grace = max([view.rules.qos[view.jobs[v.job_id].spec.qos].grace for v in plan.victims], default=0.0)
+        late = closed(view, job, now.later(grace)) & set(plan.devices)
+        assert not late, f"{late} are reserved for others as soon as the victims have left"
         if plan.gives:
             return
         for spared in plan.victims:

@@ -12,10 +12,12 @@ from itertools import chain
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Share
+from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
 from gpusched.policy.elastic import Give, Offer, give, offers
 from gpusched.policy.fit import fit
 from gpusched.policy.holdings import Lifted
+from gpusched.policy.reserve import closed as reserved_from
 from gpusched.policy.rights import guaranteed, may_reclaim, over_quota
 from gpusched.policy.view import View
 
@@ -99,8 +101,44 @@ def plan_among(
 ) -> Plan | None:
     """The smallest set of victims among `willing`, taken in this order, whose leaving lets `job` start; or None.
 
-    Before them all, elastic jobs are asked for what they can spare.
+    Before them all, elastic jobs are asked for what they can spare. Devices that the job could have now, but not any
+    more when the others have left, because a reservation begins, are no use: nobody would leave for them in vain.
     """
+    if not view.reservations:
+        return _plan_now(view, job, willing, now, closed)
+    among, shut = list(willing), closed
+    while (plan := _plan_now(view, job, among, now, shut)) is not None:
+        late = reserved_from(view, job, now.later(_left_in(view, plan, now)))
+        if late.isdisjoint(plan.devices):
+            return plan
+        shut = late.union([uuid for uuid in view.slots if uuid in shut])
+    return None
+
+
+def _left_in(view: View, plan: Plan, now: Instant) -> float:
+    """Seconds in which all have left its devices, however long they take to save."""
+    asked = {attempt.job_id for attempt in (*plan.victims, *(each.attempt for each in plan.gives))}
+    most = 0.0
+    for job_id in {key.job_id for uuid in plan.devices for key in view.slots[uuid].holders}:
+        job = view.jobs.get(job_id)
+        if job is None:
+            continue  # it has ended, and is about to be seen gone
+        if job.stop is not None:
+            most = max(most, job.stop.deadline - now.boot)
+        elif job_id in asked:
+            most = max(most, grace(view.rules, job))
+    return most
+
+
+def grace(rules: Rules, job: Job) -> float:
+    """Seconds that a job has between the request to leave and the kill."""
+    level = rules.qos.get(job.spec.qos)
+    return job.spec.grace if job.spec.grace is not None else level.grace if level is not None else 60.0
+
+
+def _plan_now(
+    view: View, job: Job, willing: Iterable[Attempt], now: Instant, closed: Container[str]
+) -> Plan | None:
     lifted: Lifted = []
     try:
         for attempt in view.departing(job):
