@@ -73,7 +73,7 @@ def _place(rules: PolicyRules, queue: int, began: float, before: float, gpus: in
     began: when the attempt did. before: device-seconds that the job had had until then.
     """
     needed = lower_limit(rules, queue) - before
-    if needed <= _SLACK:
+    if not queue or needed <= _SLACK:  # in the first queue it was from the beginning, whatever two clocks make of it
         return began, 0, stood
     since = _on_grid(rules, began + needed / max(1, gpus))
     return since, 1, _place(rules, queue - 1, began, before, gpus, stood)
