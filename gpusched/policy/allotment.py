@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpusched.model.job import Request
+from gpusched.model.job import Attempt, Request
 from gpusched.policy.reserve import competes_for
 from gpusched.policy.view import View
 
@@ -22,6 +22,7 @@ class Allotment:
     def __init__(self, view: View, requests: Iterable[Request]) -> None:
         self._view = view
         kinds = {competes_for(view, request): view.pool(request) for request in requests if request.gpus}
+        self._all_able = all(pool.able == sum(pool.sizes) for pool in kinds.values())
         self._bit = {kind: 1 << number for number, kind in enumerate(kinds)}
         everything = (1 << len(kinds)) - 1
         few = len(kinds) <= _MANY
@@ -53,9 +54,13 @@ class Allotment:
             left[mask] -= need
         return True
 
-    def force(self, request: Request, *, young: bool = False) -> None:
-        """Take what a job needs that keeps its devices in any case. young: only because it has just started."""
+    def force(self, request: Request, attempt: Attempt | None = None, *, young: bool = False) -> None:
+        """Take what a job needs that keeps its devices in any case, without those of its attempt that nobody else could
+        have: they have failed, or are in foreign use. young: it keeps them only because it has just started."""
         need = self.need(request)
+        if attempt is not None and not self._all_able:
+            slots = [self._view.slots.get(uuid) for uuid in attempt.uuids]
+            need *= sum(slot is not None and slot.able for slot in slots) / len(slots)
         for mask in self._masks[competes_for(self._view, request)]:
             self._left[mask] -= need
             self._young[mask] += need * young

@@ -62,7 +62,8 @@ def share_out(view: View, now: Instant) -> Shares:
     requests |= {view.jobs[job_id].spec.request for job_id in view.claimants}
     allotment = Allotment(view, requests)
     for standing in staying:
-        allotment.force(standing.job.spec.request, young=is_young(view, standing.attempt, now))
+        young = is_young(view, standing.attempt, now)
+        allotment.force(standing.job.spec.request, standing.attempt, young=young)
     for job_id in view.claimants:
         allotment.force(view.jobs[job_id].spec.request)
     granted: set[int] = set()

@@ -188,9 +188,11 @@ def _may_be_helped(view: View, on_tick: bool) -> bool:
 
 def _by_count(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
     """As the published simulators do it: whoever is not granted devices stops, then the others take their places."""
-    stops = tuple([standing.attempt for standing in shares.losing]) if may_ask else ()
-    if stops:
-        yield Evict(stops, shares.waiting[0].id if shares.waiting else stops[0].job_id)
+    if may_ask and shares.waiting:
+        first = view.order(shares.waiting[0])  # who stands before it has lost its devices to processes that are not ours
+        stops = tuple([s.attempt for s in shares.losing if s.order > first or shares.entitled])
+        if stops:
+            yield Evict(stops, shares.waiting[0].id)
     overdue = Overdue(view, now, shares.entitled)
     for job in overdue.among(shares.waiting):
         if view.array_full(job) or limited(view, job) is not None:
