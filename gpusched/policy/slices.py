@@ -189,7 +189,7 @@ def _may_be_helped(view: View, on_tick: bool) -> bool:
 def _by_count(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator[Decision]:
     """As the published simulators do it: whoever is not granted devices stops, then the others take their places."""
     if may_ask and shares.waiting:
-        first = view.order(shares.waiting[0])  # who stands before it has lost its devices to processes that are not ours
+        first = view.order(shares.waiting[0])  # losers before it have lost to processes that are not ours
         stops = tuple([s.attempt for s in shares.losing if s.order > first or shares.entitled])
         if stops:
             yield Evict(stops, shares.waiting[0].id)
