@@ -153,3 +153,8 @@ def test_ranks_that_are_not_connected_are_told_so(trainer, tmp_path):
     job = Job(trainer, tmp_path, SCRIPT, "--unconnected").start(WORLD_SIZE="2", RANK="0")
     assert job.wait() == 1
     assert "Call torch.distributed.init_process_group() before Run" in job.output
+
+
+def test_a_script_that_ends_while_gloo_still_tidies_up_ends_with_its_own_code(trainer, tmp_path):
+    job = Job(trainer, tmp_path, HERE / "late_thread.py").start()
+    assert (job.wait(), job.output) == (7, "late\n")

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 
 from gpusched.checkpoint import leave
 from gpusched.checkpoint.errors import CheckpointError, say
+from gpusched.checkpoint.ranks.ending import tidy_at_exit
 
 ENV_TIMEOUT = "GPUSCHED_RANK_TIMEOUT"
 _TIMEOUT = 1800.0  # seconds; as torch's own
@@ -140,6 +141,7 @@ def own_groups(distributed: Any, count: int) -> List[Any]:
             ) from None
         _groups.clear()  # of an earlier init_process_group
         _groups[id(world)] = (world, ours)
+        tidy_at_exit()
     found: List[Any] = _groups[id(world)][1]
     return found
 
