@@ -1,9 +1,9 @@
 """The end of a rank's process: gloo's threads put down what they hold before the interpreter is taken apart.
 
 A thread of gloo lets go of a collective's tensors a moment after it has said that the collective is complete. If the
-script ends in that moment (on a busy machine it is long enough), the thread asks for an interpreter that is no more, and
-the process aborts: "terminate called without an active exception", exit code 134 instead of 0, for a training that is
-complete. destroy_process_group() does not help as long as anything, a DDP model for instance, refers to the group.
+script ends in that moment (on a busy machine it is long enough), the thread asks for an interpreter that is no more,
+and the process aborts: "terminate called without an active exception", exit code 134 instead of 0, for a training that
+is complete. destroy_process_group() does not help as long as anything, a DDP model for instance, refers to the group.
 It concerns the script's own groups as much as ours. Must not end, close or wait for any collective.
 """
 
@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Iterator
 
-_PATIENCE = 0.5  # seconds; what computes for so long is no thread that tidies up
+_PATIENCE = 2.0  # seconds; what computes for so long is no thread that tidies up
 _LOOK = 0.001  # seconds between looks, in which this thread lets go of the interpreter
 _ENOUGH = 3  # looks at which nobody was busy
 
