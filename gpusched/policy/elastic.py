@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
-from gpusched.policy.rights import may_reclaim
+from gpusched.policy.rights import comes_back, may_reclaim
 from gpusched.policy.speedup import speedup
 from gpusched.policy.view import View, waiting_since
 
@@ -68,7 +68,7 @@ def may_give(view: View, other: Job, attempt: Attempt, job: Job, now: Instant) -
     It is left in peace for `resize_interval` on each number of devices, except where `job` may preempt it as a whole,
     and for a job that has waited since before it took them.
     """
-    if other.state not in (JobState.STARTING, JobState.RUNNING) or not movable(other):
+    if other.state not in (JobState.STARTING, JobState.RUNNING) or not comes_back(other):
         return False
     if len(attempt.devices) <= other.spec.request.gpus or view.priority(job) < view.priority(other):
         return False
@@ -78,12 +78,6 @@ def may_give(view: View, other: Job, attempt: Attempt, job: Job, now: Instant) -
         return True
     since = waiting_since(job)
     return since is not None and since < attempt.created_at
-
-
-def movable(job: Job) -> bool:
-    """It goes back to the queue when it is asked to leave, so it can be moved."""
-    spec = job.spec
-    return spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
 
 
 def settled(view: View, attempt: Attempt, now: Instant) -> bool:

@@ -20,11 +20,12 @@ from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.state import JobState
 from gpusched.policy.costs import cost
 from gpusched.policy.decisions import Decision, Resize, Widen
-from gpusched.policy.elastic import give, movable, settled, settled_at
+from gpusched.policy.elastic import give, settled, settled_at
 from gpusched.policy.expected import remaining, running_for
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import headroom, limited
 from gpusched.policy.reserve import closed
+from gpusched.policy.rights import comes_back
 from gpusched.policy.speedup import speedup, step_seconds
 from gpusched.policy.view import View
 
@@ -54,7 +55,7 @@ def decide(view: View, now: Instant) -> Iterator[Decision]:
     """Who gets more devices, when everybody who waits has been served."""
     wanted = _wanted(view, now)
     if view.open_devices:
-        growers = share_out(view, now, _growers(view, now, wanted))
+        growers = who_grows(view, now, _growers(view, now, wanted))
         for place, grower in enumerate(growers):
             others = {uuid for other in growers[place + 1 :] for uuid in other.extra}
             yield from _grown(view, now, grower, wanted | others)
@@ -67,7 +68,7 @@ def next_look(view: View, now: Instant) -> float | None:
     moments = []
     for job_id in view.elastic - view.stopping:
         job, attempt = view.jobs[job_id], view.live.get(job_id)
-        if attempt is None or attempt.started is None or not movable(job):
+        if attempt is None or attempt.started is None or not comes_back(job):
             continue
         request, held = job.spec.request, len(attempt.devices)
         ripe = settled_at(view, attempt.started)
@@ -120,7 +121,7 @@ def most(view: View, job: Job) -> int:
 
 
 def _may_grow(view: View, job: Job, attempt: Attempt, now: Instant) -> bool:
-    return job.state is JobState.RUNNING and movable(job) and settled(view, attempt, now) and can_save(job, attempt)
+    return job.state is JobState.RUNNING and comes_back(job) and settled(view, attempt, now) and can_save(job, attempt)
 
 
 def can_save(job: Job, attempt: Attempt) -> bool:
@@ -133,7 +134,7 @@ def can_save(job: Job, attempt: Attempt) -> bool:
 # ---- how much ----------------------------------------------------------------------------------------------------
 
 
-def share_out(view: View, now: Instant, growers: list[Grower]) -> list[Grower]:
+def who_grows(view: View, now: Instant, growers: list[Grower]) -> list[Grower]:
     """Those of the growers that get something, with their targets: who would not gain enough by its move is left out
     and the devices are counted out anew among the others."""
     while True:

@@ -23,6 +23,7 @@ from gpusched.model.reservation import Reservation, sharing, widest_gap
 from gpusched.model.rules import Rules
 from gpusched.model.state import StopKind
 from gpusched.policy.expected import Knows, remaining, running_for
+from gpusched.policy.rights import comes_back
 
 _NONE: frozenset[str] = frozenset()
 
@@ -117,12 +118,6 @@ def over_by(view: Sees, job: Job, wall: float, now: Instant) -> bool:
         return limit is not None and limit - running_for(view, job, now) <= left
     needs = remaining(view, job, now)
     return needs is not None and needs <= left
-
-
-def comes_back(job: Job) -> bool:
-    """A job that is asked to leave goes back to the queue, not to its end."""
-    spec = job.spec
-    return spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
 
 
 def _never_fits(reservations: Mapping[str, Reservation], reservation: Reservation, needs: float) -> bool:
