@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from builders import World
 
 from gpusched.model.past import Past
 from gpusched.model.state import Saved
-from gpusched.policy.expected import basis, remaining, total
+from gpusched.policy.expected import basis, remaining, time_left, total
 
 HOUR = 3600.0
 
@@ -106,3 +107,16 @@ def test_what_a_preemption_cost_it_comes_on_top() -> None:
     world.watches(job)
     assert world.job(job).lost == 30, "measured: 20 s to leave, 10 s to load"
     assert left(world, job) == HOUR - 1000
+
+
+def test_work_that_was_lost_has_to_be_done_again_and_counts_for_nothing_in_a_prediction() -> None:
+    world = a_world(250, 300, 400)
+    job = replace(world.job(world.submit(name="train", hold=True)), ran=500.0, lost=300.0)
+    assert (total(world.engine.view, job), time_left(world.engine.view, job)) == (400.0, 200.0)
+
+
+def test_one_that_is_past_its_time_limit_and_still_saving_needs_a_minute_more() -> None:
+    world = a_world()
+    job = running(world, time_limit=100.0)
+    world.passes(110)
+    assert left(world, job) == 60.0
