@@ -19,6 +19,8 @@ from gpusched.policy.view import Rank, View
 _STAYS = 0.25  # of the index of a running job under `predicted`: who waits must be that far ahead
 _SLACK = 1e-6  # device-seconds: times are sums of floats
 _AT_ONCE = 1e-6  # seconds
+_REMEMBERED = 20  # moves of a job that settle ties between those who are moved together
+_WITH_PLACE = 5  # the length of the rank of a waiting job, its place when it left being the last of it
 Place = tuple[float, int, Any]  # among those who run in a queue: see _place
 
 
@@ -41,9 +43,9 @@ def attained_service(view: View, job: Job, now: Instant | None) -> Rank:
     queue = queue_of(rules, attained(view, job, now))
     if not rules.running_first:
         return (queue, 0)
-    stood = _stood(view, job)
+    stood = view.stood.get(job.id, ())
     if now is None:
-        return (queue, 1, *_line(rules, job, queue), _place_left(rules, job, queue, stood))
+        return (queue, 1, *_line(rules, job, queue), _place_left(rules, job, queue, _trimmed(stood)))
     attempt = view.live[job.id]
     began = attempt.started if attempt.started is not None else attempt.created
     place = _place(rules, queue, began, job.gpu_seconds, held(view, job), stood)
@@ -89,15 +91,17 @@ def _place_left(rules: PolicyRules, job: Job, queue: int, stood: Rank) -> Place:
     return place[2] if place[1] and _left_on_arrival(rules, job, queue) else place
 
 
-def _stood(view: View, job: Job) -> Rank:
-    """How it stood when it waited last, without how it had stood before that."""
-    rank = view.stood.get(job.id, ())
-    return (*rank[:4], _without_stood(rank[4])) if len(rank) > 4 else rank
+def _trimmed(stood: Rank, moves: int = _REMEMBERED) -> Rank:
+    """How it stood when it waited last, and at its last moves before that: those who are moved together again and
+    again keep their order, and nothing grows for ever."""
+    if not moves or len(stood) != _WITH_PLACE:
+        return ()
+    return (*stood[:-1], _trimmed_place(stood[-1], moves))
 
 
-def _without_stood(place: Place) -> Place:
+def _trimmed_place(place: Place, moves: int) -> Place:
     since, came, before = place
-    return since, came, _without_stood(before) if came else ()
+    return since, came, _trimmed_place(before, moves) if came else _trimmed(before, moves - 1)
 
 
 def prediction(view: View, job: Job, now: Instant | None) -> Rank:
