@@ -6,7 +6,7 @@ from gpusched.engine.dependencies import tell_dependents
 from gpusched.engine.folding import unfold_head
 from gpusched.engine.moves import came_back, left_in
 from gpusched.engine.turn import Turn, describe_devices
-from gpusched.engine.verdict import describe, judge
+from gpusched.engine.verdict import Verdict, describe, judge
 from gpusched.model.actions import Ask, Asked, Forget, Kill, Launch, LookAgain
 from gpusched.model.clock import Instant
 from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, AttemptWatching, ScriptChanged
@@ -95,9 +95,9 @@ def on_saved(turn: Turn, event: AttemptSaved) -> None:
 
 def _can_come_back(turn: Turn, job: Job, attempt: Attempt) -> None:
     """It watches or has saved for the first time: from now on it may be moved, which may be what somebody waits for."""
-    if not (attempt.watching or attempt.saved is not None or job.saved is not None):
-        if turn.rules.policy.name.preemptive or job.spec.request.elastic:
-            turn.dirty = True
+    before = attempt.watching or attempt.saved is not None or job.saved is not None
+    if not before and (turn.rules.policy.name.preemptive or job.spec.request.elastic):
+        turn.dirty = True
 
 
 def on_script_changed(turn: Turn, event: ScriptChanged) -> None:
@@ -174,7 +174,8 @@ def on_exited(turn: Turn, event: AttemptExited) -> None:
         turn.act(Forget(event.attempt))
     else:
         turn.act(LookAgain(tuple([uuid for uuid in uuids if uuid not in clear])))
-    turn.tell(job, "exited", f"attempt {attempt.number}: {describe(event.outcome)}")
+    if turn.state.story:
+        turn.tell(job, "exited", f"attempt {attempt.number}: {describe(event.outcome)}")
     _settle_job(turn, job, attempt)
 
 
@@ -225,12 +226,17 @@ def _settle_job(turn: Turn, job: Job, attempt: Attempt) -> None:
         ended_at=attempt.ended_at if verdict.state.final else None,
         ended_because=verdict.because if verdict.state.final else "",
     )
+    if turn.state.story:
+        _tell_verdict(turn, job, attempt.outcome, verdict)
+
+
+def _tell_verdict(turn: Turn, job: Job, outcome: Outcome, verdict: Verdict) -> None:
     if verdict.state is JobState.PENDING:
         step = job.saved.step if job.saved else None
         where = " and will go on from its checkpoint" + (f" at step {step}" if step is not None else "")
         turn.tell(job, "requeued", f"waits again ({verdict.because}){where if job.saved else ''}")
     else:
-        same = verdict.because == describe(attempt.outcome)  # the line before has said it
+        same = verdict.because == describe(outcome)  # the line before has said it
         turn.tell(job, verdict.state.lower(), verdict.state if same else f"{verdict.state}: {verdict.because}")
     if verdict.hold is not None:
         turn.tell(job, "held", verdict.hold.reason)

@@ -14,6 +14,7 @@ from gpusched.model.rules import PreemptMode
 from gpusched.model.state import Stop, StopKind
 from gpusched.policy.cycle import cycle, next_look
 from gpusched.policy.decisions import Evict, Preempt, Resize, Start, Widen, Withdraw
+from gpusched.policy.view import View
 
 RANK_ANEW = 60.0  # seconds
 FEW = 100  # waiting jobs that are ranked anew at once
@@ -26,13 +27,13 @@ def schedule(turn: Turn) -> None:
     if turn.view.closing:
         turn.state.look_at = None  # nobody starts or moves any more
         return
+    view = turn.view
     if not (turn.dirty or due):
-        if turn.started and turn.state.look_at is None:
-            turn.state.look_at = next_look(turn.view, turn.now)
+        if turn.started and turn.state.look_at is None and _anybody(view):
+            turn.state.look_at = next_look(view, turn.now)
         return
     _rank_anew(turn)
-    view = turn.view
-    if view.buckets or view.claimants or view.elastic:  # else nobody wants anything
+    if _anybody(view):
         view.due = turn.state.look_at if due else None
         preemptive = turn.rules.policy.name.preemptive
         if preemptive and turn.state.arrays.known:
@@ -43,7 +44,12 @@ def schedule(turn: Turn) -> None:
         view.fresh.clear()
         view.due = None
     turn.dirty = False
-    turn.state.look_at = next_look(turn.view, turn.now)
+    turn.state.look_at = next_look(view, turn.now) if _anybody(view) else None
+
+
+def _anybody(view: View) -> bool:
+    """Somebody waits for devices, or could use more: else there is nothing to decide, now or later."""
+    return bool(view.buckets or view.claimants or view.elastic)
 
 
 def _decide(turn: Turn) -> None:

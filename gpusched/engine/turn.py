@@ -212,7 +212,7 @@ class Turn:
             tuple(self._jobs.values()),
             tuple(self._attempts.values()),
             tuple(self._environments.items()) if self._environments else (),
-            tuple(self._story),
+            tuple(self._story) if self._story else (),
             next_id if next_id != self._first_id else None,
             self.view.ledger.changed(),
             tuple(self._reservations.values()) if self._reservations else (),
@@ -222,8 +222,9 @@ class Turn:
         """The job comes into another state."""
         if new.state not in LEGAL_MOVES[old.state]:
             raise IllegalMove(f"job {new.key}: {old.state} → {new.state} is not a legal move; was {old}, is {new}")
-        if not new.state.final:
+        if old.state.final:
             self.state.ended.discard(new.id)
+        if not new.state.final:
             return
         self.ended.append(new)
         self.state.ended.add(new.id)

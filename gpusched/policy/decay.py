@@ -48,7 +48,8 @@ class Decayed:
 
     def start(self, gpus: float, started: float, now: float) -> None:
         """An attempt has been running since `started`: since just now, or since before a restart."""
-        self.settle(now)
+        if now != self.at:
+            self.settle(now)
         self.gpus += gpus
         if started < now:
             self.live += gpus * self.used(now - started)
@@ -56,7 +57,8 @@ class Decayed:
 
     def end(self, gpus: float, started: float, ran: float, now: float) -> None:
         """An attempt that was counted from `started` on has ended, and really ran for `ran` seconds of that time."""
-        self.settle(now)
+        if now != self.at:
+            self.settle(now)
         counted = now - started if started < now else 0.0
         so_far = self.used(counted)
         idle = counted - ran  # between its end and the moment in which the daemon learned of it
@@ -139,10 +141,11 @@ class Young:
     def _follow(self, now: float) -> None:
         """Have the mark where the young begin at this moment."""
         starts, mark, grown = self._starts, self._mark, now - self.entry
-        if mark == len(starts) and (not mark or starts[-1] <= grown):
-            return
-        while mark < len(starts) and starts[mark] <= grown:
-            self._count(mark, -self._gpus[mark])
+        count = len(starts)
+        while mark < count and starts[mark] <= grown:
+            gpus = self._gpus[mark]
+            self._sum -= gpus
+            self._gpus_starts -= gpus * (starts[mark] - self._origin)
             mark += 1
         while mark and starts[mark - 1] > grown:
             mark -= 1

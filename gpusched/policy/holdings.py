@@ -191,9 +191,10 @@ class Holdings:
     def refresh(self, slot: Slot) -> None:
         """Count a device anew of which holders, guards or promises have changed."""
         is_open = partly = False
+        holders = slot.holders
         if slot.kept_for is None:
-            if slot.holders:
-                partly = None not in slot.holders.values() and slot.device.usable
+            if holders:
+                partly = None not in holders.values() and slot.device.usable
             else:
                 is_open = slot.able and not slot.guarded
                 partly = not is_open and slot.device.usable
