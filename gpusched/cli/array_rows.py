@@ -67,5 +67,7 @@ def _each(job: Json) -> Iterator[Json]:
         return
     position = job.get("position")
     for place, index in enumerate(spans.indices(elements_of(job))):
-        own = {"job": f"{job['array_id']}_{index}", "array_index": index, "array_indices": str(index), "array_count": 1}
-        yield {**job, **own, **({"position": position + place} if position is not None else {})}
+        own: Json = {"job": f"{job['array_id']}_{index}", "array_index": index, "array_indices": str(index)}
+        if place:
+            own |= {"estimated_start": None, "id": None}  # what the row tells are those of its first element
+        yield {**job, **own, "array_count": 1, **({"position": position + place} if position is not None else {})}

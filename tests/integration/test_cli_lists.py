@@ -73,6 +73,16 @@ def test_elements_that_wait_as_one_row_are_shown_as_slurm_does_and_counted(daemo
     ]  # fmt: skip
 
 
+def test_the_start_that_a_row_tells_is_that_of_its_first_element_only(daemon):
+    start = {"earliest": NOW, "expected": NOW, "latest": NOW, "text": ""}
+    fill(daemon, a_row("42", "3-5", 3, estimated_start=start))
+    (row,) = json.loads(gpusched("queue", "--json").out)["jobs"]
+    assert row["estimated_start"] == start
+    each = json.loads(gpusched("queue", "-r", "--json").out)["jobs"]
+    assert [(row["job"], row["estimated_start"]) for row in each] == [("42_3", start), ("42_4", None), ("42_5", None)]
+    assert [row["id"] is None for row in each] == [False, True, True]
+
+
 def test_a_long_list_of_elements_is_shortened_in_the_table(daemon):
     many = ",".join(str(number * number) for number in range(2, 60))
     fill(daemon, a_row("42", many, 58))
