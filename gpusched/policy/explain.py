@@ -216,7 +216,7 @@ def _preempting(view: View, job: Job) -> Reason:
     whole = [_name(view, job_id) for job_id in leaving if not _gives_text(view, job, job_id)]
     if whole:
         gives.insert(0, f"job {', '.join(whole)} saves and leaves its devices to it")
-    return Reason(Word.PREEMPTING, "; ".join(gives), "it has left" if whole else "it has saved and goes on with fewer")
+    return Reason(Word.PREEMPTING, "; ".join(gives), "it has left" if whole else "it has saved and goes on")
 
 
 def _gives_text(view: View, job: Job, job_id: int) -> str:

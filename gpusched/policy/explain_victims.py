@@ -16,7 +16,7 @@ from gpusched.policy.preempt import Plan, may_leave, plan_among
 from gpusched.policy.reserve import closed
 from gpusched.policy.rights import may_reclaim, over_quota, quota_text
 from gpusched.policy.sharing import Shares, can_move, share_out
-from gpusched.policy.slices import asks_at, willing, worth_it
+from gpusched.policy.slices import asks_at, room_by_moving, willing, worth_it
 from gpusched.policy.view import View
 
 
@@ -81,6 +81,7 @@ class _Turns:
         self._plan: Plan | None = None
         if self._granted:
             self._plan = plan_among(view, job, self._asked, self._at, closed(view, job, self._at))
+        self._moved = self._who_is_moved() if self._granted and self._calm else frozenset()
 
     def __call__(self, other: Job, attempt: Attempt) -> tuple[bool, str]:
         view, job = self._view, self._job
@@ -90,6 +91,8 @@ class _Turns:
             return False, _stays(other)
         if self._calm and (text := self._young(attempt)):
             return False, text
+        if other.id in self._moved:
+            return True, f"it can go on on other devices: it is asked to move {self._when()}"
         if other.id not in self._losing:
             return False, f"it keeps its devices: {by_rank(view, other, job, self._at)}"
         if not self._granted:
@@ -103,8 +106,19 @@ class _Turns:
         if self._calm and not worth_it(view, self._at, job, self._plan):
             price = format_duration(cost(view, other))
             return False, f"moving it costs more ({price} on each of its devices) than this one gains"
+        return True, f"is asked to leave {self._when()}"
+
+    def _when(self) -> str:
         wait = self._at.boot - self._now.boot
-        return True, f"is asked to leave at the next tick, in {wait:.0f} s" if wait > 0 else "is asked to leave next"
+        return f"at the next tick, in {wait:.0f} s" if wait > 0 else "next"
+
+    def _who_is_moved(self) -> frozenset[int]:
+        """Jobs that go on elsewhere, where nobody needs to leave for good."""
+        view, job, plan = self._view, self._job, self._plan
+        if plan is not None and worth_it(view, self._at, job, plan):
+            return frozenset()
+        found = room_by_moving(view, self._at, job, closed(view, job, self._at))
+        return frozenset() if found is None else frozenset([attempt.job_id for attempt, _ in found[1]])
 
     def _young(self, attempt: Attempt) -> str:
         least = self._view.rules.policy.min_run

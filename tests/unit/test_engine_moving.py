@@ -12,6 +12,7 @@ from things import Gpu
 from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
+from gpusched.policy import explain
 
 HOUR = 3600.0
 
@@ -39,6 +40,9 @@ def test_a_job_goes_on_elsewhere_so_that_a_gang_has_a_node_of_its_own() -> None:
     first, second = apart(world)
     world.passes(HOUR)
     gang = world.submit(gpus=4, expected=9 * HOUR)
+    verdicts = {v.job_id: v for v in explain.victims(world.engine.view, world.job(gang), world.now)}
+    assert verdicts[first].preemptible and "can go on on other devices" in verdicts[first].text
+    assert not verdicts[second].preemptible
     world.passes(60.0)
     assert world.asked_to_stop() == [first], "the first of two that cost the same"
     assert world.why(gang).word == "Preempting"
