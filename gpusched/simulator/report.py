@@ -102,7 +102,8 @@ def check_finished(outcome: Outcome) -> None:
     raise SimulationError(
         f"{outcome.policy}: {len(left)} of {len(left) + len(outcome.fates)} jobs did not finish ({named}): "
         "this run is no result",
-        "the times of those that did finish would look too good; this is a fault of gpusched, please report it",
+        "the times of those that did finish would look too good. With --config, look for a max_time that ends them, or "
+        "for what they can never have; else this is a fault of gpusched, please report it",
     )
 
 

@@ -122,7 +122,8 @@ class World:
             if isinstance(reply, Submitted):
                 self._take_in(reply.job_ids[0])
             elif isinstance(reply, GpuschedError):
-                raise Refused(f"the simulated machine refuses a job: {reply.message}", reply.hint)
+                job = self.workload.jobs[len(self.lives) + len(self.fates)]  # the first that has not been taken in
+                raise Refused(f"the simulated machine refuses a job, {job.id}: {reply.message}", reply.hint)
         return step
 
     def _take_in(self, job_id: int) -> None:

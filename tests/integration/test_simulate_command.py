@@ -220,6 +220,23 @@ def test_a_bad_trace_is_a_sentence_and_exit_1(tmp_path: Path, content: bytes, to
     assert as_json.code == 1 and json.loads(as_json.out)["error"]["code"] == "simulation"
 
 
+def test_a_job_that_the_rules_refuse_is_named(tmp_path: Path) -> None:
+    path = a_trace(tmp_path, "a,,,0,1,60,", "b,,,1,1,600,", "c,,,2,2,60,", "d,,,2,1,60,")
+    config = tmp_path / "c.toml"
+    config.write_text('[limits.user."*"]\nmax_devices = 1\n')
+    result = gpusched("simulate", path, "--devices", "2", "--config", str(config))
+    assert (result.code, result.out) == (1, "")
+    assert "refuses a job, c: it asks for 2 devices, and user somebody may use at most 1" in result.err
+
+
+def test_jobs_that_a_time_limit_of_the_configuration_ends_are_no_fault_of_gpusched(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[partition.default]\nmax_time = "30s"\n')
+    result = gpusched("simulate", a_trace(tmp_path, "a,,,0,1,60,"), "--devices", "2", "--config", str(config))
+    assert result.code == 1 and "1 of 1 jobs did not finish (a)" in result.err
+    assert "look for a max_time that ends them" in result.err
+
+
 def test_csv_and_json_at_once_are_refused() -> None:
     result = philly("--csv", "--json")
     assert result.code == 2 and json.loads(result.out)["error"]["message"] == "--csv and --json do not go together"
