@@ -184,3 +184,16 @@ def test_a_job_that_waits_for_something_else_gains_no_age() -> None:
     found = factors(world.engine.view, world.job(job), world.now)
     assert (found.age.value, found.size.value) == (0.0, 1.0)
     assert "root" in PEOPLE
+
+
+def test_within_one_cycle_each_start_counts_at_once_also_where_much_has_been_used_before() -> None:
+    world = World(2, rules=rules())
+    before = [world.submit(by="ann"), world.submit(by="bob")]
+    world.started(*before)
+    world.passes(500 * HOUR)
+    hers = [world.submit(by="ann", hold=True), world.submit(by="ann", hold=True, gpu_type="4090")]
+    his = world.submit(by="bob", hold=True)
+    for job in before:
+        world.exits(job)
+    world.release(*hers, his, by="root")
+    assert world.running() == {hers[0], his}

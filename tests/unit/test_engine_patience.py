@@ -80,3 +80,15 @@ def test_what_is_kept_for_a_job_that_has_waited_long_is_not_kept_from_higher_lev
     world.exits(more)
     world.exits(second)
     assert world.where(gang) == (0, 1)
+
+
+@pytest.mark.parametrize("name", [PolicyName.BACKFILL, PolicyName.FIT_FIRST])
+def test_past_its_patience_who_has_waited_longest_is_first_whatever_its_account_has_used(name: PolicyName):
+    world = a_world(1, name)
+    before = world.submit()
+    mine = world.submit()
+    world.passes(1)
+    world.submit(by="bob")
+    world.passes(PATIENCE + 400)
+    world.exits(before)
+    assert world.running() == {mine}

@@ -11,6 +11,7 @@ from gpusched.model.errors import UsageError
 from gpusched.model.job import Job, JobSpec, Owner
 from gpusched.model.policy import DAY, FairShare, PolicyRules, Weights
 from gpusched.model.state import JobState
+from gpusched.policy.decay import Decayed
 from gpusched.policy.fairshare import Ledger
 
 T = 1_800_000_000.0  # some day
@@ -223,3 +224,27 @@ def test_the_version_changes_with_everything_that_changes_a_factor() -> None:
     fair.enter("ann")
     assert fair.version in seen  # she was known
     assert isclose(fair.share("ann"), 1.0)
+
+
+def test_what_is_charged_beforehand_is_right_after_many_starts() -> None:
+    fair = ledger(FairShare(half_life_days=0.0, entry_hours=1.0), "ann")
+    starts = [*range(100), 4000, 4001]  # a hundred have outgrown the charge when the last ones come
+    for number, start in enumerate(starts):
+        fair.start(a_job(number, "ann"), 1, T + start)
+    assert fair.usage("ann", T + 4100) == pytest.approx(sum(max(3600, 4100 - start) for start in starts))
+
+
+def test_an_attempt_that_seems_to_have_started_in_the_future_counts_from_now() -> None:
+    fair, other = (ledger(FairShare(half_life_days=0.0, entry_hours=1.0), "ann") for _ in range(2))
+    fair.resume(a_job(1, "ann"), 1, T + 5000, T)
+    other.start(a_job(1, "ann"), 1, T)
+    assert [each.usage("ann", T + 4000) for each in (fair, other)] == [4000.0, 4000.0]
+
+
+def test_where_the_clock_goes_back_a_little_the_sums_stay_as_they_are() -> None:
+    sums = Decayed(log(2) / 100, 0.0, T)
+    sums.start(1, T, T)
+    sums.end(1, T, 100.0, T + 100)
+    before = sums.ended
+    sums.settle(T + 50)
+    assert sums.ended == before > 0

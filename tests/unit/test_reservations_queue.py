@@ -7,6 +7,7 @@ from builders import World
 from reserving import HOUR, reserve
 
 from gpusched.model.policy import PolicyName, PolicyRules
+from gpusched.model.reservation import Repeat
 from gpusched.model.rules import Rules
 
 EVERY = pytest.mark.parametrize("policy", PolicyName)
@@ -117,3 +118,49 @@ def test_preemption_of_equals_goes_on_beside_a_reservation() -> None:
     assert old in world.asked_to_stop()
     world.exits(old, code=85, saved_step=1)
     assert world.where(new) == (1,)
+
+
+@EVERY
+def test_a_shorter_job_of_another_user_goes_past_one_that_is_too_long(policy: PolicyName) -> None:
+    world = a_world(1, policy)
+    reserve(world, devices="0", start_in=2 * HOUR, users="root")
+    long, short = world.submit(time_limit=3 * HOUR), world.submit("bob", time_limit=HOUR)
+    assert (world.where(long), world.where(short)) == ((), (0,))
+
+
+NOT_PREEMPTIVE = pytest.mark.parametrize("policy", [name for name in PolicyName if not name.preemptive])
+
+
+@NOT_PREEMPTIVE
+def test_one_that_is_short_enough_asks_a_lower_level_to_leave_where_one_before_it_may_not(policy: PolicyName) -> None:
+    world = a_world(1, policy)
+    low = world.submit(qos="low")
+    world.started(low)
+    reserve(world, devices="0", start_in=2 * HOUR, users="bob")
+    world.submit(time_limit=3 * HOUR)
+    assert world.asked_to_stop() == []
+    world.submit(time_limit=HOUR)
+    assert world.asked_to_stop() == [low]
+
+
+@NOT_PREEMPTIVE
+def test_of_several_that_are_shorter_those_that_find_no_place_do_not_stand_in_the_way(policy: PolicyName) -> None:
+    world = a_world(2, policy)
+    ends, stays = world.submit(time_limit=HOUR), world.submit(time_limit=HOUR)
+    world.started(ends, stays)
+    reserve(world, "soon", devices="0", start_in=2 * HOUR, users="bob")
+    reserve(world, "later", devices="1", start_in=4 * HOUR, users="bob")
+    jobs = [world.submit(time_limit=hours * HOUR) for hours in (5, 3, 1)]
+    world.exits(ends)
+    assert [world.where(job) for job in jobs] == [(), (), (0,)]
+
+
+@pytest.mark.parametrize("policy", [PolicyName.BACKFILL, PolicyName.FIT_FIRST])
+def test_who_is_kept_from_other_devices_than_the_one_before_it_starts_on_those(policy: PolicyName) -> None:
+    world = a_world(2, policy)
+    world.started(world.submit(time_limit=HOUR))
+    reserve(world, "daily", devices="0", start_in=2 * HOUR, duration=HOUR, users="bob", repeat=Repeat.DAILY)
+    reserve(world, "once", devices="1", start_in=10 * HOUR, users="bob")
+    endless = world.submit(time_limit=30 * HOUR)  # longer than every gap of device 0, where it may start therefore
+    short = world.submit(time_limit=5 * HOUR)
+    assert (world.where(endless), world.where(short)) == ((), (1,))
