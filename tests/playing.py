@@ -94,6 +94,11 @@ class Play:
         return self.world.now.boot - self.began
 
     @property
+    def goes_on(self) -> bool:
+        """Something is still to happen."""
+        return self._next() < float("inf")
+
+    @property
     def view(self) -> View:
         return self.world.engine.view
 

@@ -48,10 +48,8 @@ class Parts:
         overdue: where jobs of its own account hold them that stay for now, no other job of it gets what they leave.
         """
         account = job.account
-        if self._turn_of is not None and account != self._turn_of:
-            return False
-        if size > self._part[account] + _SLACK:
-            return self._turn_of == account
+        if self._turn_of is not None or size > self._part[account] + _SLACK:
+            return account == self._turn_of and size > self._part[account] + _SLACK  # its small jobs go in order too
         enough = self._left[account] >= size - _SLACK
         if enough or (overdue and self._granted[account] + size <= self._part[account] + _SLACK):
             self._left[account] -= size
