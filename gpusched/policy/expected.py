@@ -79,7 +79,7 @@ def time_left(view: Knows, job: Job) -> float | None:
 def basis(view: Knows, job: Job) -> str:
     """From what its run time is known, in words; empty: from nothing."""
     if job.spec.expected is not None:
-        return "as its owner expects (--expect)"
+        return "its --expect"
     if job.spec.time_limit is not None:
         return "its time limit"
     found = _predicted(view, job, max(0.0, job.ran - job.lost))

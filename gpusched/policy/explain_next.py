@@ -63,8 +63,9 @@ def what_next(view: View, job: Job, first: Job | None, now: Instant) -> str:
     if view.rules.policy.name.preemptive:
         asked = [verdict for verdict in victims(view, job, now) if verdict.preemptible]
         if asked:
-            names = ", ".join(view.jobs[verdict.job_id].key for verdict in asked[:_NAMED])
-            return f"job {names} {asked[0].text}"
+            alike = [verdict for verdict in asked if verdict.text == asked[0].text]
+            names = ", ".join(view.jobs[verdict.job_id].key for verdict in alike[:_NAMED])
+            return _said_of(names, asked[0].text, many=len(alike) > 1)
         return ""
     whose = first or job
     kept = keep_for(view, now, whose)
@@ -80,6 +81,14 @@ def what_next(view: View, job: Job, first: Job | None, now: Instant) -> str:
     when = "nobody knows when" if kept.guessed else f"in about {about(kept.until - now.boot)}"
     what = f"job {names}{more} end{'s' * (len(ending) == 1)}, {when}"
     return what if first is None else f"{what}, then job {first.key} starts, and more end"
+
+
+def _said_of(names: str, text: str, many: bool) -> str:
+    """`job 17 is asked to leave next`, `jobs 17, 18 are asked …`, `job 17: it can go on without 2 of its 4 devices`."""
+    job = f"job{'s' * many} {names}"
+    if text.startswith("is "):
+        return f"{job} {'are ' if many else 'is '}{text[3:]}"
+    return f"{job}: {text}"
 
 
 def _with_basis(view: View, job: Job) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
+from gpusched.model.policy import PolicyName
 from gpusched.model.state import JobState
 from gpusched.model.units import format_duration
 from gpusched.policy.costs import cost
@@ -15,7 +16,7 @@ from gpusched.policy.explain_ahead import by_rank
 from gpusched.policy.preempt import Plan, may_leave, plan_among
 from gpusched.policy.reserve import closed
 from gpusched.policy.rights import may_reclaim, over_quota, quota_text
-from gpusched.policy.sharing import Shares, can_move, share_out
+from gpusched.policy.sharing import Shares, can_move, share_out, standings
 from gpusched.policy.slices import asks_at, room_by_moving, willing, worth_it
 from gpusched.policy.view import View
 
@@ -74,6 +75,7 @@ class _Turns:
         self._view, self._job, self._now = view, job, now
         self._at = asks_at(view, now)
         self._shares: Shares = share_out(view, self._at)
+        self._orders = {standing.job.id: standing.order for standing in standings(view, self._at)[0]}
         self._losing = {standing.job.id for standing in self._shares.losing}
         self._granted = any(waiting.id == job.id for waiting in self._shares.waiting)
         self._calm = view.rules.policy.calm
@@ -94,7 +96,7 @@ class _Turns:
         if other.id in self._moved:
             return True, f"it can go on on other devices: it is asked to move {self._when()}"
         if other.id not in self._losing:
-            return False, f"it keeps its devices: {by_rank(view, other, job, self._at)}"
+            return False, self._keeps(other)
         if not self._granted:
             return False, "its devices go to jobs that come before this one"
         if attempt not in self._asked:
@@ -107,6 +109,16 @@ class _Turns:
             price = format_duration(cost(view, other))
             return False, f"moving it costs more ({price} on each of its devices) than this one gains"
         return True, f"is asked to leave {self._when()}"
+
+    def _keeps(self, other: Job) -> str:
+        """Why a running job is granted its devices."""
+        view, job = self._view, self._job
+        order = self._orders.get(other.id)
+        if order is None or order < view.order(job) or view.rules.policy.name is PolicyName.LAS:
+            return f"it keeps its devices: {by_rank(view, other, job, self._at)}"
+        if self._granted:
+            return "it need not leave: there is enough without it"
+        return f"it keeps its devices: those before this one leave fewer than the {job.spec.request.gpus} that it needs"
 
     def _when(self) -> str:
         wait = self._at.boot - self._now.boot

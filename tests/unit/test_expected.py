@@ -39,7 +39,7 @@ def test_what_its_owner_expects_goes_before_its_limit_and_that_before_prediction
     limited = world.job(running(world, time_limit=2 * HOUR))
     predicted = world.job(world.submit(name="train"))
     assert [total(view, job) for job in (told, limited, predicted)] == [HOUR, 2 * HOUR, 30]
-    assert basis(view, told) == "as its owner expects (--expect)"
+    assert basis(view, told) == "its --expect"
     assert basis(view, limited) == "its time limit"
     assert basis(view, predicted) == "3 jobs named train by ann on 1 device"
 

@@ -171,6 +171,27 @@ def test_under_las_a_job_that_has_had_more_is_asked_at_the_next_tick() -> None:
     assert world.asked_to_stop() == [running], "what was said has come true"
 
 
+def test_several_who_are_asked_are_named_together() -> None:
+    world = a_world(PolicyName.SRTF, devices=2)
+    running = [world.submit(expected=50_000.0) for _ in range(2)]
+    set_going(world)
+    world.passes(7200.0 + 30.0)
+    gang = world.submit(expected=60.0, gpus=2)
+    one, two = running
+    assert at_length(world, gang).next == f"jobs {one}, {two} are asked to leave at the next tick, in 50 s"
+
+
+def test_who_stands_behind_a_gang_and_keeps_its_devices_all_the_same_is_not_said_to_stand_before_it() -> None:
+    world = a_world(PolicyName.SRSF, devices=2)
+    long, short = world.submit(expected=50_000.0), world.submit(expected=8000.0)
+    set_going(world)
+    world.passes(7200.0)
+    gang = world.submit(expected=790.0, gpus=2)  # 1580 device-seconds, the short one has 780 left then
+    told = victims(world, gang)
+    assert told[short] == (False, "it keeps its devices: has 13:00 on 1 device left, this one 13:10 on 2")
+    assert told[long] == (False, "it keeps its devices: those before this one leave fewer than the 2 that it needs")
+
+
 def test_a_job_that_has_only_just_started_says_how_long_it_is_left_in_peace() -> None:
     world = a_world(PolicyName.SRTF)
     running = world.submit(expected=7200.0)
