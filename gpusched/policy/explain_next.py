@@ -79,7 +79,7 @@ def what_next(view: View, job: Job, first: Job | None, now: Instant) -> str:
     if not names:
         return ""
     when = "nobody knows when" if kept.guessed else f"in about {about(kept.until - now.boot)}"
-    what = f"job {names}{more} end{'s' * (len(ending) == 1)}, {when}"
+    what = f"job{'s' * (len(ending) > 1)} {names}{more} end{'s' * (len(ending) == 1)}, {when}"
     return what if first is None else f"{what}, then job {first.key} starts, and more end"
 
 
