@@ -43,6 +43,8 @@ def chosen(trace: str | None, options: Options) -> tuple[Workload, Fleet, Past |
         shared=options["shared"],
         memory_mib=options["fleet"].memory_mib,
     )
+    if options["shared"] and all(job.gpu_mem_mib is None for job in workload.jobs):
+        say(f"--shared changes nothing: no job of {workload.source} has a gpu_milli below 1000")
     return check_fits(workload, options["fleet"]), options["fleet"], None
 
 

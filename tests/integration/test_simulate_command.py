@@ -254,6 +254,7 @@ def test_csv_and_json_at_once_are_refused() -> None:
         (("--migrate", "--placement", "count"), "--migrate changes nothing with --placement count: it is for pack\n"),
         (("--tick", "30s", "--preempt-cost", "1s", "--migrate"), ""),
         (("--policy", "las", "--las-limits", "1h", "--running-first"), ""),
+        (("--shared",), "--shared changes nothing: no job of made.csv has a gpu_milli below 1000\n"),
     ],
 )  # fmt: skip
 def test_an_option_that_no_named_policy_reads_is_told(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
