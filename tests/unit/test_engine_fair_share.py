@@ -9,8 +9,8 @@ from builders import PEOPLE, World
 
 from gpusched.model.errors import GpuschedError, NotAllowed, UsageError
 from gpusched.model.policy import DAY, FairShare, PolicyName, PolicyRules, Weights
-from gpusched.model.rules import Rules
-from gpusched.policy.priority import charged, factors, static
+from gpusched.model.rules import Partition, Rules
+from gpusched.policy.priority import charged, factors, scheduling_order, size, static
 
 HOUR = 3600.0
 
@@ -197,3 +197,34 @@ def test_within_one_cycle_each_start_counts_at_once_also_where_much_has_been_use
         world.exits(job)
     world.release(*hers, his, by="root")
     assert world.running() == {hers[0], his}
+
+
+def test_age_counts_from_the_moment_at_which_a_job_could_have_started() -> None:
+    world = World(1, rules=rules())
+    before = world.submit()
+    late = world.submit(begin=world.now.wall + 1000)
+    world.passes(500)
+    early = world.submit()
+    world.passes(1000)
+    world.exits(before)
+    assert (world.running(), world.where(late)) == ({early}, ())
+
+
+def test_the_size_of_a_gang_is_measured_by_its_own_partition() -> None:
+    parts = {"default": Partition("default"), "left": Partition("left", ("0", "1"))}
+    world = World(4, rules=Rules(partitions=parts))
+    jobs = [world.job(world.submit(gpus=2, partition=name)) for name in parts]
+    assert [size(world.engine.view, job) for job in jobs] == [0.5, 1.0]
+
+
+def test_of_those_past_their_patience_the_queue_too_shows_who_has_waited_longest_first() -> None:
+    world = World(1, rules=rules(patience=HOUR))
+    world.started(world.submit())
+    hers = world.submit()
+    world.passes(1)
+    his = world.submit(by="bob")
+    order = [hers, his]
+    world.passes(600)
+    assert sorted(order, key=lambda job: scheduling_order(world.engine.view, world.now)(world.job(job))) == [his, hers]
+    world.passes(2 * HOUR)
+    assert sorted(order, key=lambda job: scheduling_order(world.engine.view, world.now)(world.job(job))) == [hers, his]

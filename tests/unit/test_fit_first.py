@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import GIB, World
+from builders import GIB, World, gpu
 from reserving import HOUR, reserve
 
 from gpusched.model.limits import LimitRules
@@ -137,3 +137,10 @@ def test_one_that_waits_for_the_devices_of_its_reservation_keeps_nobody_from_the
     own = [world.submit(by="bob", reservation="paper") for _ in range(2)]
     other = world.submit()
     assert ([world.where(job) for job in own], world.where(other)) == ([(1,), ()], (2,))
+
+
+def test_who_starts_on_devices_of_another_kind_goes_past_nobody():
+    world = World(gpu(0, "H100"), gpu(1, "A100"), rules=Rules(policy=PolicyRules(PolicyName.FIT_FIRST)))
+    world.started(world.submit(gpu_type="h100"))
+    waits, other = world.submit(gpu_type="h100"), world.submit(gpu_type="a100")
+    assert (world.where(other), world.job(waits).bypassed) == ((1,), 0)

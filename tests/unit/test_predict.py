@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpusched.model.past import Past
+from gpusched.model.past import REMEMBERED, Past
 from gpusched.policy import predict
 from gpusched.policy.predict import KEPT, UNKNOWN, Durations, Prediction, RunTimes
 
@@ -174,3 +174,33 @@ def test_the_version_tells_when_ranks_may_have_changed() -> None:
         assert before == after or durations.version != version
         seen.add(durations.version)
     assert 20 < len(seen) < 100  # at every job at first, then ever more rarely
+
+
+def test_what_a_class_forgets_is_what_ended_first() -> None:
+    times = RunTimes()
+    for ran in [1000.0] * KEPT + [10.0] * KEPT:
+        times.learn(ran)
+    assert (len(times.ordered), list(times.longer_than(10.0))) == (KEPT, [])
+
+
+def test_the_index_follows_what_is_new_however_much_has_been_learned_before() -> None:
+    times = RunTimes()
+    for ran in [1000.0] * (20 * KEPT) + [10.0] * KEPT:
+        times.learn(ran)
+    assert times.index(0.0) == pytest.approx(10.0, rel=0.1)
+
+
+def test_of_what_was_told_since_somebody_asked_last_the_latest_count_as_after_a_restart() -> None:
+    durations = more(known(*[10.0] * 10, name="old"), *[20.0] * REMEMBERED, name="new")
+    assert asked(durations, name="new") is not None
+    assert (asked(durations, name="old") or asked(durations)).basis == f"{KEPT} jobs by ann on 4 devices"  # type: ignore[union-attr]
+
+
+def test_classes_that_go_on_growing_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "CLASSES", 12)
+    durations = known(10.0, 10.0, 10.0)
+    for number in range(20):
+        more(durations, 20.0, user=f"other {number}", name=f"{chr(97 + number)}")
+        more(durations, 10.0)
+    found = asked(durations)
+    assert found is not None and found.samples == 23
