@@ -13,6 +13,7 @@ from gpusched.model.units import format_duration
 from gpusched.policy.costs import cost
 from gpusched.policy.elastic import offers
 from gpusched.policy.explain_ahead import by_rank
+from gpusched.policy.patience import Overdue
 from gpusched.policy.preempt import Plan, may_leave, plan_among
 from gpusched.policy.reserve import closed
 from gpusched.policy.rights import may_reclaim, over_quota, quota_text
@@ -129,7 +130,7 @@ class _Turns:
         view, job, plan = self._view, self._job, self._plan
         if plan is not None and worth_it(view, self._at, job, plan):
             return frozenset()
-        found = room_by_moving(view, self._at, job, closed(view, job, self._at))
+        found = room_by_moving(view, self._at, job, Overdue(view, self._at, self._shares.entitled))
         return frozenset() if found is None else frozenset([attempt.job_id for attempt, _ in found[1]])
 
     def _young(self, attempt: Attempt) -> str:

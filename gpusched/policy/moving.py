@@ -8,7 +8,7 @@ has not shown that it can go on, for a lower level, or if moving costs more than
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
@@ -25,9 +25,14 @@ from gpusched.policy.view import View
 Move = tuple[Attempt, tuple[str, ...]]  # who goes on where
 
 
-def make_room(view: View, now: Instant, job: Job, shut: frozenset[str]) -> tuple[Plan, list[Move]] | None:
+def make_room(
+    view: View, now: Instant, job: Job, shut: frozenset[str], kept_from: Callable[[Job], frozenset[str]]
+) -> tuple[Plan, list[Move]] | None:
     """The cheapest way to have `job` start by moving others, or None: its devices, with those who hold them now as
-    victims, and where each of these goes on. shut: devices that the job may not have."""
+    victims, and where each of these goes on.
+
+    shut: devices that the job may not have. kept_from: which are kept for others who wait before somebody else.
+    """
     if job.spec.request.shared:
         return None
     movable = [s.attempt for s in standings(view, now)[0] if _may_move(view, s.job, job)]
@@ -38,7 +43,7 @@ def make_room(view: View, now: Instant, job: Job, shut: frozenset[str]) -> tuple
         plan = plan_among(view, job, inside, now, shut | outside)
         if plan is None or not plan.victims or plan.gives:
             continue
-        moves = _elsewhere(view, now, plan)
+        moves = _elsewhere(view, now, plan, kept_from)
         if moves is not None:
             found.append((price(view, plan.victims), number, plan, moves))
     return min(found, key=lambda each: each[:2])[2:] if found else None
@@ -77,7 +82,9 @@ def _corners(view: View, job: Job, movable: list[Attempt]) -> Iterator[tuple[fro
             yield kind - groups[group], [a for a in by_price if not groups[group].isdisjoint(a.uuids)]
 
 
-def _elsewhere(view: View, now: Instant, plan: Plan) -> list[Move] | None:
+def _elsewhere(
+    view: View, now: Instant, plan: Plan, kept_from: Callable[[Job], frozenset[str]]
+) -> list[Move] | None:
     """Where each of those who leave these devices goes on, on as many as before; None if not all find a place."""
     found: list[Move] = []
     lifted: Lifted = []
@@ -88,8 +95,7 @@ def _elsewhere(view: View, now: Instant, plan: Plan) -> list[Move] | None:
         _guard(view, plan.devices, guarded)
         for attempt in sorted(plan.victims, key=lambda a: (-len(a.devices), a.job_id)):
             job = view.jobs[attempt.job_id]
-            shut: Container[str] = closed(view, job, now)
-            shares = fit(view, job, shut, len(attempt.devices))
+            shares = fit(view, job, closed(view, job, now) | kept_from(job), len(attempt.devices))
             if shares is None:
                 return None
             found.append((attempt, tuple([share.uuid for share in shares])))

@@ -229,7 +229,7 @@ def _calmly(view: View, now: Instant, shares: Shares, may_ask: bool) -> Iterator
             if plan is not None and worth_it(view, now, job, plan):
                 yield Preempt(job.id, plan)
                 continue
-            if (moves := room_by_moving(view, now, job, shut)) is not None:
+            if (moves := room_by_moving(view, now, job, overdue)) is not None:
                 yield from moving.carry_out(job, *moves)
                 continue
         overdue.keep_for(job)
@@ -269,11 +269,12 @@ def willing(view: View, job: Job, shares: Shares) -> Iterator[Attempt]:
             yield standing.attempt
 
 
-def room_by_moving(view: View, now: Instant, job: Job, shut: frozenset[str]) -> tuple[Plan, list[moving.Move]] | None:
+def room_by_moving(view: View, now: Instant, job: Job, overdue: Overdue) -> tuple[Plan, list[moving.Move]] | None:
     """How others could be moved for a job that finds no place, if the rules want that and it pays; else None."""
     if not view.rules.policy.migrate:
         return None
-    found = moving.make_room(view, now, job, shut)
+    shut = closed(view, job, now) | overdue.kept_from(job)
+    found = moving.make_room(view, now, job, shut, overdue.kept_from)
     return found if found is not None and worth_it(view, now, job, found[0]) else None
 
 

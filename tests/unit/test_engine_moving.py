@@ -7,7 +7,7 @@ from typing import Any
 
 from builders import World
 from elastic_worlds import resized
-from things import Gpu
+from things import GIB, Gpu
 
 from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.rules import Rules
@@ -119,3 +119,24 @@ def test_past_its_patience_a_gang_is_not_passed_though_enough_devices_are_open_b
     assert len({index // 4 for index in world.where(gang)}) == 1
     assert world.where(late), "behind the gang there is room again"
     assert world.states(first) == [JobState.RUNNING]
+
+
+def test_nobody_is_moved_onto_devices_that_are_kept_for_a_job_past_its_patience() -> None:
+    """The gang of the other kind would be passed for ever."""
+    h100 = {"name": "NVIDIA H100 80GB HBM3", "total_mib": 80 * GIB}
+    gpus = [Gpu(0, group="a"), Gpu(1, group="a"), *(Gpu(i, group="b", **h100) for i in (2, 3))]  # type: ignore[arg-type]
+    policy = PolicyRules(PolicyName.SRTF, Placement.PACK, migrate=True, patience=2 * HOUR)
+    for overdue in (False, True):
+        world = World(*gpus, rules=replace(Rules.default(), policy=policy))
+        stays = world.submit(gpus=1, gpu_type="h100", expected=50 * HOUR, requeue=False)
+        anywhere = world.submit(gpus=1, expected=50 * HOUR)
+        world.started(stays, anywhere)
+        world.watches(anywhere)
+        assert (world.where(stays), world.where(anywhere)) == ((2,), (0,))
+        if overdue:
+            world.submit(gpus=2, gpu_type="h100", expected=60 * HOUR)
+        world.passes(3 * HOUR)
+        world.submit(gpus=2, gpu_type="4090", expected=HOUR, qos="normal")
+        world.passes(60.0)
+        moved = world.kinds(anywhere)[-2:] == ["resizing", "stopping"]
+        assert moved is not overdue
