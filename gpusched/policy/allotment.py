@@ -34,7 +34,9 @@ class Allotment:
             alone = kinds[chosen[0]].able if whole else self._able(frozenset().union(*chosen))
             self._left[mask] = float(alone)
         self._masks = {kind: [mask for mask in masks if mask & bit] for kind, bit in self._bit.items()}
+        self._alone = list(self._bit.values())
         self._young = dict.fromkeys(masks, 0.0)  # in the hands of those who can be asked to leave before long
+        self._known: dict[Request, tuple[float, list[int]]] = {}  # what it needs, and which masks hold its kind
 
     def _able(self, uuids: frozenset[str]) -> int:
         return sum(1 for uuid in uuids if self._view.slots[uuid].able)
@@ -42,11 +44,14 @@ class Allotment:
     @property
     def spent(self) -> bool:
         """Nothing is left for anybody."""
-        return all(left <= _SLACK for mask, left in self._left.items() if mask in self._bit.values())
+        for mask in self._alone:  # noqa: SIM110, a loop because this is asked for every job in every cycle
+            if self._left[mask] > _SLACK:
+                return False
+        return True
 
     def grant(self, request: Request) -> bool:
         """Take what the request needs, if there is enough."""
-        need, masks, left = self.need(request), self._masks[competes_for(self._view, request)], self._left
+        (need, masks), left = self._of(request), self._left
         for mask in masks:
             if left[mask] < need - _SLACK:
                 return False
@@ -57,17 +62,17 @@ class Allotment:
     def force(self, request: Request, attempt: Attempt | None = None, *, young: bool = False) -> None:
         """Take what a job needs that keeps its devices in any case, without those of its attempt that nobody else could
         have: they have failed, or are in foreign use. young: it keeps them only because it has just started."""
-        need = self.need(request)
+        need, masks = self._of(request)
         if attempt is not None and not self._all_able:
             slots = [self._view.slots.get(uuid) for uuid in attempt.uuids]
             need *= sum(slot is not None and slot.able for slot in slots) / len(slots)
-        for mask in self._masks[competes_for(self._view, request)]:
+        for mask in masks:
             self._left[mask] -= need
             self._young[mask] += need * young
 
     def reserve(self, request: Request) -> bool:
         """Take what the request needs, if only the devices of young jobs are missing: nobody else gets them then."""
-        need, masks = self.need(request), self._masks[competes_for(self._view, request)]
+        need, masks = self._of(request)
         if any(self._left[mask] + self._young[mask] < need - _SLACK for mask in masks):
             return False
         self.force(request)
@@ -75,6 +80,16 @@ class Allotment:
 
     def need(self, request: Request) -> float:
         """Devices; a job that shares counts by its part of the memory."""
+        return self._of(request)[0]
+
+    def _of(self, request: Request) -> tuple[float, list[int]]:
+        found = self._known.get(request)
+        if found is None:
+            masks = self._masks[competes_for(self._view, request)]
+            found = self._known[request] = self._devices(request), masks
+        return found
+
+    def _devices(self, request: Request) -> float:
         if not request.shared:
             return float(request.gpus)
         slots = self._view.suitable(request)

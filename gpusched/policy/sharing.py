@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
+from operator import attrgetter
 
 from gpusched.model.clock import Instant
+from gpusched.model.evolve import swift
 from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
@@ -28,6 +30,7 @@ _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
 _Entry = tuple[Order, Bucket, int]  # the place of a job in its bucket
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A running job in the order."""
@@ -99,14 +102,13 @@ def _count_out(
     line, reach = InOrder(view, running, granted), Reach(view, now)
     while not allotment.spent and (found := line.next()) is not None:
         job, standing, order = found
-        if standing is None and (view.array_full(job, arrays[array_of(job)]) or limited(view, job) is not None):
-            line.refuse()
-            continue
-        if standing is None and not reach(job):
-            continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
-        size = allotment.need(job.spec.request)
-        over_quota = order[0] > 1  # it has no part of what others want
-        if parts is not None and (over_quota or not parts.grant(job, size, overdue=standing is None and not order[2])):
+        if standing is None:
+            if view.array_full(job, arrays[array_of(job)]) or limited(view, job) is not None:
+                line.refuse()
+                continue
+            if not reach(job):
+                continue  # it waits for a reservation to end, not for its turn; a shorter one of its bucket may not
+        if parts is not None and not _within_its_part(parts, allotment, job, order, standing is not None):
             line.refuse()
         elif allotment.grant(job.spec.request) or (
             parts is not None and standing is None and allotment.reserve(job.spec.request)
@@ -120,6 +122,13 @@ def _count_out(
         else:
             line.refuse()
     return waiting
+
+
+def _within_its_part(parts: Parts, allotment: Allotment, job: Job, order: Order, runs: bool) -> bool:
+    """Take it from what is its account's part. Who is over a quota has no part of what others want."""
+    if order[0] > 1:
+        return False
+    return parts.grant(job, allotment.need(job.spec.request), overdue=not runs and not order[2])
 
 
 def array_of(job: Job) -> int:
@@ -148,7 +157,8 @@ class InOrder:
             bucket, place = self._last
             self._push(bucket, place + 1, heappush)
             self._last = None
-        self._look_again()
+        if self._view.in_use.quotas:
+            self._look_again()
         while self._place < len(self._running):
             standing = self._running[self._place]
             if self._heap and self._heap[0][0] < standing.order:
@@ -164,7 +174,7 @@ class InOrder:
 
     def _look_again(self) -> None:
         """Jobs of an account that has been granted its quota meanwhile go behind all others."""
-        while self._heap and self._view.in_use.quotas:
+        while self._heap:
             before, bucket, place = self._heap[0]
             present = key(self._view, bucket, place)
             if present <= before:
@@ -189,15 +199,20 @@ def standings(view: View, now: Instant) -> tuple[list[Standing], list[Standing]]
     rank = _RANKS[view.rules.policy.name]
     movable: list[Standing] = []
     staying: list[Standing] = []
+    jobs, stopping, levels = view.jobs, view.stopping, dict[str, int]()
     for job_id, attempt in view.live.items():
-        job = view.jobs[job_id]
-        if job_id in view.stopping or not job.spec.request.gpus:
+        job = jobs[job_id]
+        spec = job.spec
+        if job_id in stopping or not spec.request.gpus:
             continue
-        order = (view.standing(job), -view.priority(job), True, rank(view, job, now), job_id)
+        level = levels.get(spec.qos)
+        if level is None:
+            level = levels[spec.qos] = -view.priority(job)
+        order = (view.standing(job), level, True, rank(view, job, now), job_id)
         standing = Standing(order, job, attempt)
         stays = is_young(view, attempt, now) or not can_move(job, attempt)
         (staying if stays else movable).append(standing)
-    movable.sort(key=lambda standing: standing.order)
+    movable.sort(key=attrgetter("order"))
     return movable, staying
 
 

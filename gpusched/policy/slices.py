@@ -94,6 +94,8 @@ def next_look(view: View, now: Instant) -> float | None:
         return None
     if not on_grid(rules.tick, now.boot):
         return _next_tick(rules.tick, now.boot)
+    if not rules.calm and rules.name not in (PolicyName.LAS, PolicyName.PREDICTED):
+        return None
     moments = []
     for job_id, attempt in view.live.items():
         job = view.jobs[job_id]
