@@ -14,6 +14,7 @@ from gpusched.model.limits import LimitRules, Limits
 from gpusched.model.policy import PolicyRules
 from gpusched.model.rules import Rules
 from gpusched.model.state import JobState
+from gpusched.policy.preempt import plan_preemption
 
 
 def two_at_once(world: World, *wanted: dict[str, object]) -> list[int]:
@@ -127,10 +128,21 @@ def test_nothing_is_taken_over_past_a_limit():
     assert world.states(*jobs) == [JobState.RUNNING] * 2
 
 
-def test_of_the_highest_level_too_it_gives_back_what_it_was_lent():
+@pytest.mark.parametrize("qos", ["low", "normal", "high"])
+def test_whatever_its_level_it_gives_an_equal_what_it_was_lent(qos: str):
     world = a_world(2)
-    job = wide(world, most=2, qos="high")
+    job = wide(world, most=2, qos=qos)
     world.passes(HOUR)
-    other = world.submit(qos="high")
+    other = world.submit(qos=qos)
     resized(world, job)
     assert (len(world.where(job)), len(world.where(other))) == (1, 1)
+
+
+def test_who_has_to_leave_as_a_whole_is_not_asked_for_a_part_besides():
+    world = a_world(3)
+    job = wide(world, most=3, qos="low")
+    world.passes(HOUR)
+    high = world.submit(qos="high", gpus=3, hold=True)
+    plan = plan_preemption(world.engine.view, world.job(high), world.now)
+    assert plan is not None
+    assert ([attempt.job_id for attempt in plan.victims], plan.gives) == ([job], ())

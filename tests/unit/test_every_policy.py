@@ -9,6 +9,7 @@ from gpusched.model.policy import PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 
 EVERY = pytest.mark.parametrize("policy", list(PolicyName))
+CALM = pytest.mark.parametrize("policy", [name for name in PolicyName if not name.preemptive])
 STRICT = pytest.mark.parametrize("policy", [PolicyName.FIFO, PolicyName.SJF])
 
 
@@ -44,3 +45,27 @@ def test_who_could_use_the_devices_of_the_first_one_waits_behind_it_and_others_d
     world.submit(gpu_type="a100", expected=10.0)
     either, other = world.submit(expected=20.0), world.submit(gpu_type="h100", expected=30.0)
     assert (world.where(either), world.where(other)) == ((), (1,))
+
+
+@CALM
+def test_of_a_lower_level_who_has_run_for_least_is_asked_first(policy: PolicyName):
+    world = World(2, rules=rules(policy))
+    young, old = world.submit(qos="low", hold=True), world.submit(qos="low")
+    world.started(old)
+    world.passes(100)
+    world.release(young)
+    world.started(young)
+    world.submit(qos="high")
+    assert world.asked_to_stop() == [young]
+
+
+@CALM
+def test_of_those_that_need_not_leave_after_all_the_one_that_has_run_for_longest_is_spared(policy: PolicyName):
+    world = World(4, rules=rules(policy))
+    pair, old, young = world.submit(qos="low", gpus=2), 2, 3
+    for _ in (old, young):
+        world.passes(100)
+        world.submit(qos="low")
+    world.started(pair, old, young)
+    world.submit(qos="high", gpus=3)
+    assert sorted(world.asked_to_stop()) == [pair, young]

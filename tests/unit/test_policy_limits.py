@@ -306,3 +306,18 @@ def test_an_account_that_names_its_users_takes_jobs_of_nobody_else():
     assert "adds ann to users of [limits.account.vision]" in refused.value.hint
     world.submit(by="bob", account="vision")
     world.submit()
+
+
+def test_a_job_without_a_time_limit_waits_where_every_job_must_have_one():
+    world = World(1)
+    job = world.submit(hold=True)
+    restart_with(world, user={"ann": Limits(max_time=60.0)})
+    world.release(job)
+    why = world.why(job)
+    assert (why.word, world.running()) == (Word.ASSOC_TIME, set())
+    assert why.text.startswith("it has no time limit")
+
+
+def test_what_is_just_allowed_is_allowed():
+    world = limited_world(4, user={"ann": Limits(max_job_devices=2, max_devices=2, max_running=1, max_time=60.0)})
+    assert world.where(world.submit(gpus=2, time_limit=60.0)) == (0, 1)
