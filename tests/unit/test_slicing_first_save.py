@@ -54,3 +54,17 @@ def test_to_have_left_with_85_alone_is_not_to_have_saved(world: World, saved_ste
     world.exits(other)
     world.started(job)
     assert (comes(world) == [job]) is moved
+
+
+def test_an_elastic_job_that_shows_it_late_grows_then() -> None:
+    world = World(2, rules=Rules(policy=PolicyRules(resize_interval=10.0)))
+    other = world.submit()
+    job = world.submit(gpus=1, gpus_max=2)
+    for each in (other, job):
+        world.started(each)
+    world.exits(other)
+    world.passes(3600.0)
+    assert world.asked_to_stop() == [] and len(world.where(job)) == 1
+    world.watches(job)
+    world.passes(1.0)
+    assert world.asked_to_stop() == [job], "to go on with both devices"
