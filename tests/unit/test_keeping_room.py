@@ -89,3 +89,17 @@ def test_a_limit_of_running_jobs_is_kept_too_and_free_again_when_who_waited_is_g
     assert small not in world.running() and "kept for job" in world.why(small).text
     world.cancel(gang)
     assert world.running() == {first, small}
+
+
+def test_an_elastic_job_does_not_grow_into_what_is_kept_under_a_limit() -> None:
+    world = a_world(PolicyName.BACKFILL, LimitRules(partition={"default": Limits(max_devices=4)}))
+    rigid, elastic = world.submit(by="bob", gpus=3), world.submit(by="bob", gpus=1, gpus_max=4)
+    world.started(rigid, elastic)
+    world.watches(elastic)
+    gang = world.submit(gpus=4)
+    world.passes(PATIENCE + 100.0)
+    world.exits(rigid)
+    world.passes(PATIENCE)
+    assert (len(world.where(elastic)), world.asked_to_stop()) == (1, [])
+    world.exits(elastic)
+    assert len(world.where(gang)) == 4

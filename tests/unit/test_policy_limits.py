@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import GIB, World
+from builders import GIB, Gpu, World, gpu
 
 from gpusched.model.errors import Refused, UsageError
 from gpusched.model.limits import LimitRules, Limits
@@ -15,7 +15,7 @@ from gpusched.policy.limits import headroom
 EACH_USER = {"*": Limits(max_devices=2)}
 
 
-def limited_world(*gpus: int, policy: PolicyName = PolicyName.BACKFILL, **limits: object) -> World:
+def limited_world(*gpus: int | Gpu, policy: PolicyName = PolicyName.BACKFILL, **limits: object) -> World:
     """A world with these limits: `user={"*": Limits(…)}` and so on."""
     return World(*gpus, rules=Rules(limits=LimitRules(**limits), policy=PolicyRules(name=policy)))  # type: ignore[arg-type]
 
@@ -321,3 +321,18 @@ def test_a_job_without_a_time_limit_waits_where_every_job_must_have_one():
 def test_what_is_just_allowed_is_allowed():
     world = limited_world(4, user={"ann": Limits(max_job_devices=2, max_devices=2, max_running=1, max_time=60.0)})
     assert world.where(world.submit(gpus=2, time_limit=60.0)) == (0, 1)
+
+
+def test_a_job_that_has_been_promised_devices_does_not_stand_in_its_own_way():
+    world = limited_world(1, user={"ann": Limits(max_running=1, max_devices=1)})
+    low = world.submit(by="bob", qos="low")
+    high = world.submit(qos="high")
+    world.exits(low, code=85)
+    assert world.running() == {high}
+
+
+def test_what_a_sharing_job_needs_is_its_part_of_the_smallest_device_that_it_could_get():
+    world = limited_world(gpu(0, gib=24), gpu(1, gib=48), user={"ann": Limits(max_devices=1)})
+    jobs = [world.submit(shared=True, gpu_mem_mib=gib * GIB) for gib in (12, 18)]
+    assert world.running() == {jobs[0]}
+    assert "it needs 0.75" in world.why(jobs[1]).text

@@ -177,3 +177,20 @@ def test_a_crash_changes_nothing_about_who_is_over():
     before = over(world, *jobs)
     world.crash()
     assert over(world, *jobs) == before == [False, False, True, True]
+
+
+@pytest.mark.parametrize("wanted", [{}, {"shared": True, "gpu_mem_mib": 24 * GIB}])
+def test_what_a_job_has_been_promised_is_not_counted_on_top_of_what_it_wants(wanted: dict[str, object]):
+    world = quota_world(1)
+    low = world.submit(qos="low")
+    world.started(low)
+    high = world.submit(by="bob", qos="high", **wanted)
+    assert world.asked_to_stop() == [low]
+    assert over(world, high) == [False]
+
+
+def test_a_job_of_an_account_without_a_quota_takes_nothing_back_from_those_over_theirs():
+    world = quota_world(3, quota={"vision": 1.0})
+    watching(world, *(world.submit(account="vision") for _ in range(2)), world.submit(qos="low"))
+    world.submit(by="bob", gpus=2)
+    assert world.asked_to_stop() == []

@@ -14,6 +14,7 @@ from gpusched.model.reservation import Repeat
 from gpusched.model.rules import PreemptMode, Rules, default_qos
 from gpusched.model.state import JobState
 from gpusched.policy import explain
+from gpusched.policy.reserve import entitled
 
 # ---- before it begins -------------------------------------------------------------------------------------------
 
@@ -341,3 +342,24 @@ def test_a_clock_that_is_set_back_takes_nothing_back() -> None:
     world.now = Instant(world.now.wall - 600, world.now.boot + 1)
     own, stranger = world.submit(reservation="paper"), world.submit("bob")
     assert (world.where(own), world.where(stranger)) == ((0,), ())
+
+
+def test_a_job_without_requeue_that_is_over_just_in_time_starts_before_the_reservation() -> None:
+    world = World(1)
+    reserve(world, devices="0", start_in=HOUR, users="bob")
+    assert world.where(world.submit(requeue=False, time_limit=HOUR)) == (0,)
+
+
+def test_the_name_of_a_reservation_alone_entitles_nobody() -> None:
+    world = World(1)
+    reserve(world, devices="0", users="ann")
+    job = world.job(world.submit(reservation="paper"))
+    assert entitled(the(world), job)
+    assert not entitled(replace(the(world), users=("bob",)), job)
+
+
+def test_a_job_that_has_come_back_as_often_as_it_may_counts_as_one_that_does_not() -> None:
+    world = World(1)
+    reserve(world, devices="0", start_in=2 * HOUR, users="bob")
+    never, often = world.submit(max_requeues=0), world.submit(max_requeues=1)
+    assert (world.where(never), world.where(often)) == ((), (0,))

@@ -159,3 +159,12 @@ def test_devices_of_one_group_are_chosen_if_nobody_more_has_to_leave() -> None:
     world.submit()
     reserve(world, count=2)
     assert reserved(world) == (2, 3)
+
+
+@pytest.mark.parametrize(("start_in", "named"), [(HOUR, False), (HOUR / 4, True)])
+def test_of_a_job_that_would_be_ended_for_good_what_is_left_of_its_limit_counts(start_in: float, named: bool) -> None:
+    world = World(1)
+    world.started(world.submit(requeue=False, time_limit=2 * HOUR))
+    world.passes(1.5 * HOUR)
+    said = reserve(world, devices="0", start_in=start_in, users="bob")
+    assert ("job 1" in said) is named, said
