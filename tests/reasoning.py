@@ -10,10 +10,10 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.policy import explain
 from gpusched.policy.explain import Word
-from gpusched.policy.fit import fit, foreign_blocks
+from gpusched.policy.fit import fit, foreign_blocks, possible
 from gpusched.policy.limits import limited
 from gpusched.policy.priority import scheduling_order
-from gpusched.policy.reserve import closed
+from gpusched.policy.reserve import closed, competes_for
 from gpusched.policy.view import View
 
 
@@ -32,7 +32,8 @@ def _true(view: View, now: Instant, job: Job, word: Word) -> bool:
     request, shut = job.spec.request, closed(view, job, now)
     match word:
         case Word.RESOURCES:
-            return fit(view, job, shut) is None and not _rivals(view, now, job)
+            ahead = [other for other in _rivals(view, now, job) if _could_start(view, now, other)]
+            return fit(view, job, shut) is None and not ahead
         case Word.PRIORITY:
             promised = any(slot.kept_for not in (None, job.id) for slot in view.suitable(request))
             return promised or bool(_rivals(view, now, job))
@@ -53,11 +54,16 @@ def _true(view: View, now: Instant, job: Job, word: Word) -> bool:
 
 
 def _rivals(view: View, now: Instant, job: Job) -> list[Job]:
-    """Who goes before it, wants the same devices, waits for nothing else, and could ever have them."""
-    order, kind = scheduling_order(view, now), view.kind(job.spec.request)
+    """Who goes before it, and wants the same devices."""
+    order, kind = scheduling_order(view, now), competes_for(view, job.spec.request)
     return [
         other for other in view.waiting()
-        if order(other) < order(job) and not other.earmark and not view.array_full(other)
-        and limited(view, other) is None and not view.kind(other.spec.request).isdisjoint(kind)
-        and not closed(view, other, now)
+        if order(other) < order(job) and not other.earmark
+        and not competes_for(view, other.spec.request).isdisjoint(kind)
     ]  # fmt: skip
+
+
+def _could_start(view: View, now: Instant, job: Job) -> bool:
+    """It waits for devices only, and could have any of its kind."""
+    held_back = view.array_full(job) or limited(view, job) is not None or closed(view, job, now)
+    return not held_back and possible(view, job.spec.request)
