@@ -176,7 +176,7 @@ def test_jobs_of_unknown_length_are_named_also_by_a_roll_that_was_cut_short() ->
 def a_busy_world(policy: PolicyName, seed: int) -> tuple[World, dict[int, float]]:
     """Jobs of all kinds, and how long each runs: what its owner said, to the tenth of a second."""
     dice = random.Random(f"{policy} {seed}")
-    world = World(4, rules=rules(policy, cost=FREE, tick=61.3))  # no multiple of anything: nothing happens by a hair
+    world = World(4, rules=rules(policy, cost=FREE, tick=307.3))  # no multiple of anything: nothing happens by a hair
     world.engine.view.durations = Remembered(Durations())  # what it learns meanwhile would change the order
     reserve(world, devices="0,1", start_in=5000.0, users="bob")
     lasts: dict[int, float] = {}
