@@ -103,7 +103,7 @@ class Engine:
         """Handle a batch of events. A request that is refused gets its error as reply and changes nothing."""
         turn = Turn(self.state, now)
         replies = [self._reply(turn, event) for event in events]
-        if self.view.reservations:
+        if turn.view.reservations:
             on_time(turn)
         schedule(turn)
         if turn.ended or turn.names_left:
@@ -177,7 +177,8 @@ class Engine:
     def _dispatch(self, turn: Turn, event: Event) -> Reply:
         match event:
             case JobSubmitted():
-                turn.recall(event.recalled)
+                if event.recalled:
+                    turn.recall(event.recalled)
                 return on_submitted(turn, event)
             case AttemptStarted():
                 attempts.on_started(turn, event)

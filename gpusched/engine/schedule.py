@@ -33,16 +33,18 @@ def schedule(turn: Turn) -> None:
             turn.state.look_at = next_look(view, turn.now)
         return
     _rank_anew(turn)
-    if _anybody(view):
-        view.due = turn.state.look_at if due else None
-        preemptive = turn.rules.policy.name.preemptive
-        if preemptive and turn.state.arrays.known:
-            unfold_ahead(turn)
-        _decide(turn)
-        if _end_of_yielding(turn) and not preemptive:
-            _decide(turn)  # who took its old place again may be first now, where one that does not fit blocks others
-        view.fresh.clear()
-        view.due = None
+    if not _anybody(view):
+        turn.dirty, turn.state.look_at = False, None
+        return
+    view.due = turn.state.look_at if due else None
+    preemptive = turn.rules.policy.name.preemptive
+    if preemptive and turn.state.arrays.known:
+        unfold_ahead(turn)
+    _decide(turn)
+    if _end_of_yielding(turn) and not preemptive:
+        _decide(turn)  # who took its old place again may be first now, where the first that does not fit blocks others
+    view.fresh.clear()
+    view.due = None
     turn.dirty = False
     turn.state.look_at = next_look(view, turn.now) if _anybody(view) else None
 

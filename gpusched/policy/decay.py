@@ -60,7 +60,8 @@ class Decayed:
         if now != self.at:
             self.settle(now)
         counted = now - started if started < now else 0.0
-        so_far = self.used(counted)
+        decay = self.decay
+        so_far = -expm1(-decay * counted) / decay if decay else counted
         idle = counted - ran  # between its end and the moment in which the daemon learned of it
         if idle == 0.0:
             self.ended += gpus * so_far

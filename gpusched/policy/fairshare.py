@@ -152,11 +152,12 @@ class Ledger:
         """The rows to commit: accounts of which attempts have ended since this was last asked."""
         if not self._changed:
             return ()
-        names, self._changed = sorted(self._changed), set()
-        rows = tuple([self._row(account) for account in names])
-        forgotten = [account for account in names if account not in self._jobs and self._forget(account)]
-        if forgotten:
-            self._count_shares()
+        names, self._changed = self._changed, set()
+        rows = tuple([self._row(account) for account in sorted(names)])
+        if not names <= self._jobs.keys():  # most have jobs left
+            forgotten = [account for account in sorted(names) if self._forget(account)]
+            if forgotten:
+                self._count_shares()
         return rows
 
     def entries(self) -> tuple[AccountUsage, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from gpusched.model.policy import Placement
@@ -42,8 +42,11 @@ class Pool:
             self._place[member.uuid] = (number, position)
         self._open: list[list[int]] = [[] for _ in sizes]  # open positions of each group, ascending
         self.largest = max(sizes, default=0)
-        self._by_open: list[list[int]] = [[] for _ in range(self.largest + 1)]  # groups by how many are open in them
-        self._by_open[0] = list(range(len(sizes)))
+        # Groups by how many are open in them, each set of groups as the bits of a number: a group that changes its set
+        # at every start and end is two exclusive ors, and the first of a set is its lowest bit.
+        self._by_open = [0] * (self.largest + 1)
+        self._by_open[0] = (1 << len(sizes)) - 1
+        self._bits = [1 << group for group in range(len(sizes))]
         self.open = 0
         self.able = 0  # devices that could be open, if nobody held them
         self.able_in = [0] * len(sizes)  # of these, how many in each group
@@ -105,17 +108,15 @@ class Pool:
     def flip(self, uuid: str, opened: bool) -> None:
         """A device has become open, or has ceased to be."""
         group, position = self._place[uuid]
-        positions = self._open[group]
-        before = len(positions)
+        positions, by_open, bit = self._open[group], self._by_open, self._bits[group]
+        by_open[len(positions)] ^= bit
         if opened:
             insort(positions, position)
+            self.open += 1
         else:
             del positions[bisect_left(positions, position)]
-        after = len(positions)
-        groups = self._by_open[before]
-        del groups[bisect_left(groups, group)]
-        insort(self._by_open[after], group)
-        self.open += after - before
+            self.open -= 1
+        by_open[len(positions)] ^= bit
 
     def open_uuids(self) -> list[str]:
         """The open devices by index."""
@@ -143,35 +144,47 @@ class Pool:
 
     def _packed(self, count: int) -> list[tuple[int, int]] | None:
         if count <= self.largest:
-            group = self._best(count, ())
+            group = self._best(count, 0)
             return None if group is None else [(group, count)]
         full, rest = divmod(count, self.largest)
-        whole = self._by_open[self.largest][:full]
+        whole = list(islice(_groups_of(self._by_open[self.largest]), full))
         if len(whole) < full:
             return None
         picked = [(group, self.largest) for group in whole]
         if rest:
-            group = self._best(rest, whole)
+            group = self._best(rest, sum([self._bits[group] for group in whole]))
             if group is None:
                 return None
             picked.append((group, rest))
         return picked
 
-    def _best(self, count: int, taken: Sequence[int]) -> int | None:
-        """The group with the fewest open devices that still suffice."""
-        for groups in self._by_open[count:]:
-            for group in groups:
-                if group not in taken:
-                    return group
+    def _best(self, count: int, taken: int) -> int | None:
+        """The group with the fewest open devices that still suffice. taken: groups that count no more, as bits."""
+        for number in range(count, self.largest + 1):
+            groups = self._by_open[number] & ~taken
+            if groups:
+                return _first_of(groups)
         return None
 
     def _few_groups(self, count: int) -> list[tuple[int, int]]:
         picked = []
         for groups in reversed(self._by_open):
-            for group in groups:
+            for group in _groups_of(groups):
                 number = min(count, len(self._open[group]))
                 picked.append((group, number))
                 count -= number
                 if not count:
                     return picked
         return picked
+
+
+def _first_of(groups: int) -> int:
+    """The lowest group of a set that is given as bits, and not empty."""
+    return (groups & -groups).bit_length() - 1
+
+
+def _groups_of(groups: int) -> Iterator[int]:
+    """The groups of a set that is given as bits, ascending."""
+    while groups:
+        yield _first_of(groups)
+        groups &= groups - 1

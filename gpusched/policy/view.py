@@ -163,7 +163,8 @@ class View(Holdings):
                 return  # it holds what it held
             for share in old.held:
                 self.let_go(share.uuid, key)
-        self.hold(attempt, key)
+        if not attempt.released:
+            self.hold(attempt, key)
 
     def put_reservation(self, reservation: Reservation) -> None:
         """Take in a new or changed reservation; let go of one that is over."""
