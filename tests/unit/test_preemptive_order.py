@@ -113,7 +113,8 @@ def test_nobody_is_asked_for_one_that_would_be_at_its_limit(calm: bool):
 def test_nobody_within_a_quota_is_asked_for_one_that_would_be_over_its_own(calm: bool):
     world = a_world(2, limits=LimitRules(quota={"*": 1.0}), calm=calm)
     _, over = two_that_run(world)
-    world.submit(by="bob", expected=10.0, array="0-1")
+    jobs = [world.submit(by="bob", expected=10.0, hold=True, gpu_type=kind) for kind in (None, "4090")]
+    world.release(*jobs, by="bob")
     assert world.asked_to_stop() == [over]
 
 
@@ -174,6 +175,7 @@ def test_what_one_past_its_patience_leaves_goes_to_the_next_in_the_same_cycle():
     patient = world.submit()
     world.passes(PATIENCE + 400)
     other = world.submit(gpu_type="4090")
+    world.submit(gpus=2)
     world.exits(before)
     assert (world.where(patient), world.where(other)) == ((0,), (1,))
 

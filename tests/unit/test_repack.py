@@ -1,0 +1,56 @@
+"""Running jobs are moved to make room for a gang (`migrate`): who is moved, and when nobody is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders import Gpu, World
+
+from gpusched.model.limits import LimitRules, Limits
+from gpusched.model.policy import Placement, PolicyName, PolicyRules
+from gpusched.model.rules import Rules
+
+
+def scattered(watching: tuple[bool, bool] = (True, True), limits: LimitRules | None = None) -> tuple[World, int, int]:
+    """Two groups of two devices, with one job in each: a gang of two finds no place unless one of them moves."""
+    policy = PolicyRules(PolicyName.SRTF, placement=Placement.PACK, migrate=True, tick=0.0, min_run=0.0)
+    rules = replace(Rules.default(), policy=policy, limits=limits or LimitRules())
+    world = World(*(Gpu(index, group="ab"[index // 2]) for index in range(4)), rules=rules)
+    first, between, last = (world.submit(expected=10_000.0) for _ in range(3))
+    world.started(first, between, last)
+    for job, watches in zip((first, last), watching, strict=True):
+        if watches:
+            world.watches(job)
+    world.exits(between)
+    assert (world.where(first), world.where(last)) == ((0,), (2,))
+    return world, first, last
+
+
+def test_one_of_two_scattered_jobs_is_moved_to_the_other_for_a_gang():
+    world, first, last = scattered()
+    gang = world.submit(gpus=2, expected=10.0)
+    (moved,) = world.asked_to_stop()
+    stays = last if moved == first else first
+    world.exits(moved, code=85, saved_step=1)
+    assert len(world.where(gang)) == 2
+    assert {world.where(moved)[0] // 2, world.where(stays)[0] // 2} == {1 - world.where(gang)[0] // 2}
+
+
+def test_who_cannot_be_moved_keeps_its_place_and_the_other_one_moves():
+    for movable in (0, 1):
+        world, *jobs = scattered((movable == 0, movable == 1))
+        world.submit(gpus=2, expected=10.0)
+        assert world.asked_to_stop() == [jobs[movable]]
+
+
+def test_nobody_is_moved_for_a_gang_that_would_be_at_its_limit():
+    world, *_ = scattered(limits=LimitRules(user={"bob": Limits(max_running=1)}))
+    world.submit(by="bob", gpus=0)
+    world.submit(by="bob", gpus=2, expected=10.0)
+    assert world.asked_to_stop() == []
+
+
+def test_where_nobody_needs_to_be_moved_nobody_is():
+    world, *_ = scattered()
+    single = world.submit(expected=10.0)
+    assert (len(world.where(single)), world.asked_to_stop()) == (1, [])
