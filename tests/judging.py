@@ -17,6 +17,7 @@ from gpusched.model.policy import Placement, PolicyName
 from gpusched.policy.decisions import Decision, Evict, Preempt, Resize, Start
 from gpusched.policy.expected import total
 from gpusched.policy.fit import fit
+from gpusched.policy.limits import limited
 from gpusched.policy.reserve import closed
 from gpusched.policy.view import View
 
@@ -173,6 +174,7 @@ class Judge:
         moved = view.rules.policy.migrate
         assert not view.rules.policy.calm, "by the calm rules each leaves for a job that then fits"
         assert not job.state.live, f"{job.key} runs already"
+        assert not view.array_full(job) and limited(view, job) is None, f"{job.key} could not start"
         for attempt in decision.victims:
             self.seen["victims"] += 1
             victim = view.jobs[attempt.job_id]

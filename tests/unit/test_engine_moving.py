@@ -136,7 +136,10 @@ def test_nobody_is_moved_onto_devices_that_are_kept_for_a_job_past_its_patience(
         if overdue:
             world.submit(gpus=2, gpu_type="h100", expected=60 * HOUR)
         world.passes(3 * HOUR)
-        world.submit(gpus=2, gpu_type="4090", expected=HOUR, qos="normal")
+        gang = world.submit(gpus=2, gpu_type="4090", expected=HOUR, qos="normal")
         world.passes(60.0)
         moved = world.kinds(anywhere)[-2:] == ["resizing", "stopping"]
         assert moved is not overdue
+        if moved:
+            resized(world, anywhere)
+            assert (world.where(anywhere), world.where(gang)) == ((3,), (0, 1))
