@@ -11,13 +11,19 @@ from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 
 
+def at_once(world: World) -> int:
+    """A job that starts; before it runs nobody is moved and nobody else starts."""
+    job = world.submit(expected=10_000.0)
+    world.started(job)
+    return job
+
+
 def scattered(watching: tuple[bool, bool] = (True, True), limits: LimitRules | None = None) -> tuple[World, int, int]:
     """Two groups of two devices, with one job in each: a gang of two finds no place unless one of them moves."""
-    policy = PolicyRules(PolicyName.SRTF, placement=Placement.PACK, migrate=True, tick=0.0, min_run=0.0)
+    policy = PolicyRules(PolicyName.SRTF, placement=Placement.PACK, migrate=True, calm=False, tick=0.0)
     rules = replace(Rules.default(), policy=policy, limits=limits or LimitRules())
     world = World(*(Gpu(index, group="ab"[index // 2]) for index in range(4)), rules=rules)
-    first, between, last = (world.submit(expected=10_000.0) for _ in range(3))
-    world.started(first, between, last)
+    first, between, last = (at_once(world) for _ in range(3))
     for job, watches in zip((first, last), watching, strict=True):
         if watches:
             world.watches(job)
@@ -45,7 +51,7 @@ def test_who_cannot_be_moved_keeps_its_place_and_the_other_one_moves():
 
 def test_nobody_is_moved_for_a_gang_that_would_be_at_its_limit():
     world, *_ = scattered(limits=LimitRules(user={"bob": Limits(max_running=1)}))
-    world.submit(by="bob", gpus=0)
+    world.started(world.submit(by="bob", gpus=0))
     world.submit(by="bob", gpus=2, expected=10.0)
     assert world.asked_to_stop() == []
 
@@ -54,3 +60,41 @@ def test_where_nobody_needs_to_be_moved_nobody_is():
     world, *_ = scattered()
     single = world.submit(expected=10.0)
     assert (len(world.where(single)), world.asked_to_stop()) == (1, [])
+
+
+def test_nobody_is_moved_for_a_second_element_of_an_array_that_runs_one_at_a_time():
+    world, *_ = scattered()
+    world.started(world.submit(expected=10.0, array="0-2%1"))
+    assert world.asked_to_stop() == []
+    assert len(world.running()) == 3
+
+
+def test_gangs_that_come_together_get_different_devices():
+    world, first, last = scattered()
+    world.exits(first)
+    world.exits(last)
+    pairs = [world.submit(gpus=2, expected=10.0, hold=True) for _ in range(2)]
+    single = world.submit(expected=20.0, hold=True)
+    world.release(*pairs, single)
+    assert [world.where(job) for job in (*pairs, single)] == [(0, 1), (2, 3), ()]
+
+
+def test_while_one_is_on_its_way_nobody_else_is_moved():
+    world, *_ = scattered()
+    world.submit(gpus=2, expected=10.0)
+    assert len(world.asked_to_stop()) == 1
+    world.submit(gpus=2, expected=20.0)
+    assert world.asked_to_stop() == []
+
+
+def test_a_gang_of_more_than_a_group_gets_whole_groups():
+    world, first, last = scattered()
+    world.exits(first)
+    gang = world.submit(gpus=3, expected=10.0)
+    assert (world.where(last), world.where(gang)) == ((2,), (0, 1, 3))
+
+
+def test_a_gang_of_two_groups_has_everybody_moved_out_of_its_way():
+    world, first, last = scattered()
+    world.submit(gpus=4, expected=10.0)
+    assert sorted(world.asked_to_stop()) == [first, last]
