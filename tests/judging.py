@@ -64,6 +64,7 @@ class Judge:
                 assert slot.shared_mib + (share.mem_mib or 0) <= slot.device.total_mib and not slot.exclusive
             else:
                 assert not slot.holders, f"{share.uuid} is given to {job.key} and {slot.holders}"
+        within_limits(view, job, decision.devices)
         if not request.shared and not job.earmark and request.gpus:
             self.packed(view, job, uuids)
 
@@ -184,6 +185,17 @@ class Judge:
             assert behind or moved, f"{victim.key} leaves for {job.key}, which stands behind it"
 
 
+def within_limits(view: View, job: Job, shares: Iterable[Share]) -> None:
+    """No hard limit is exceeded if the job has these."""
+    rules, mine = view.rules.limits, parts(view, shares)
+    for scope, limits in rules.scopes(job):
+        others = [view.jobs[i] for i in {*view.live, *view.claimants} - {job.id}]
+        others = [other for other in others if scope in dict(rules.scopes(other))]
+        held = sum(parts(view, view.live[o.id].devices if o.id in view.live else map(Share, o.earmark)) for o in others)
+        assert limits.max_running is None or len(others) < limits.max_running, f"{job.key}: {scope} runs {len(others)}"
+        assert limits.max_devices is None or held + mine <= limits.max_devices + SLACK, f"{job.key}: {scope} has {held}"
+
+
 def place(view: View, now: Instant, job: Job) -> tuple[object, ...]:
     """The place in the whole order: over a quota last, then the level, then patience, then the rank, then the id."""
     waits = job.id not in view.live
@@ -221,6 +233,7 @@ def would_be_over(view: View, job: Job) -> bool:
 
 def parts(view: View, shares: Iterable[Share]) -> float:
     """Devices; of a shared one the part of its memory."""
+    shares = tuple(shares)
     whole = {share.uuid: view.slots[share.uuid].device.total_mib for share in shares}
     return sum(1.0 if share.mem_mib is None else share.mem_mib / whole[share.uuid] for share in shares)
 
