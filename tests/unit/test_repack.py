@@ -10,6 +10,8 @@ from gpusched.model.limits import LimitRules, Limits
 from gpusched.model.policy import Placement, PolicyName, PolicyRules
 from gpusched.model.rules import Rules
 
+PATIENCE = 3600.0
+
 
 def at_once(world: World) -> int:
     """A job that starts; before it runs nobody is moved and nobody else starts."""
@@ -20,7 +22,8 @@ def at_once(world: World) -> int:
 
 def scattered(watching: tuple[bool, bool] = (True, True), limits: LimitRules | None = None) -> tuple[World, int, int]:
     """Two groups of two devices, with one job in each: a gang of two finds no place unless one of them moves."""
-    policy = PolicyRules(PolicyName.SRTF, placement=Placement.PACK, migrate=True, calm=False, tick=0.0)
+    published = {"placement": Placement.PACK, "migrate": True, "calm": False, "tick": 0.0}
+    policy = PolicyRules(PolicyName.SRTF, patience=PATIENCE, **published)  # type: ignore[arg-type]
     rules = replace(Rules.default(), policy=policy, limits=limits or LimitRules())
     world = World(*(Gpu(index, group="ab"[index // 2]) for index in range(4)), rules=rules)
     first, between, last = (at_once(world) for _ in range(3))
@@ -98,3 +101,18 @@ def test_a_gang_of_two_groups_has_everybody_moved_out_of_its_way():
     world, first, last = scattered()
     world.submit(gpus=4, expected=10.0)
     assert sorted(world.asked_to_stop()) == [first, last]
+
+
+def test_nobody_is_moved_for_a_second_gang_that_would_be_at_its_limit():
+    world, *_ = scattered(limits=LimitRules(user={"bob": Limits(max_running=1)}))
+    pairs = [world.submit(by="bob", gpus=2, expected=10.0, hold=True) for _ in range(2)]
+    world.release(*pairs, by="bob")
+    assert len(world.asked_to_stop()) == 1
+
+
+def test_nobody_starts_behind_a_gang_past_its_patience_that_finds_no_place():
+    world, *_ = scattered((False, False))
+    gang = world.submit(gpus=2, expected=1000.0)
+    world.passes(PATIENCE + 400)
+    small = world.submit(expected=10.0)
+    assert (world.where(gang), world.where(small)) == ((), ())
