@@ -34,9 +34,9 @@ def granted(world: World, *jobs: int) -> list[bool]:
     return [Parts(view, world.now, movable).grant(gang, float(gang.spec.request.gpus)) for gang in gangs]
 
 
-def gangs_that_wait(world: World, *accounts: str) -> list[int]:
-    """One of the whole machine for each account, while a job of root runs."""
-    runs = world.submit(by="root", gpus=4, account="other")
+def gangs_that_wait(world: World, *accounts: str, beside: int = 4) -> list[int]:
+    """One of the whole machine for each account, while a job of root runs on so many devices."""
+    runs = world.submit(by="root", gpus=beside, account="other")
     world.started(runs)
     return [world.submit(gpus=4, account=account) for account in accounts]
 
@@ -53,10 +53,11 @@ def test_of_several_that_are_behind_the_turn_goes_to_who_has_used_least():
     assert granted(world, *gangs_that_wait(world, "ann", "bob")) == [False, True]
 
 
-def test_the_turn_does_not_change_for_less_than_a_turn():
-    world = a_world()
-    has_used(world, ann=60_000.0, bob=60_000.0, other=60_000.0 + 3000.0)
-    assert granted(world, *gangs_that_wait(world, "ann", "bob")) == [False, False]
+def test_a_turn_does_not_begin_before_another_has_used_a_turn_more():
+    for more, turn_of_ann in ((3900.0, False), (4100.0, True)):  # three accounts of equal shares: a turn is 4,000
+        world = a_world()
+        has_used(world, ann=60_000.0, bob=60_000.0, other=60_000.0 + more)
+        assert granted(world, *gangs_that_wait(world, "ann", "bob", beside=1)) == [turn_of_ann, False]
 
 
 def test_who_has_the_turn_keeps_it_until_it_has_used_a_turn_more_than_another():

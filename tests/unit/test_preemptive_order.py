@@ -180,6 +180,26 @@ def test_what_one_past_its_patience_leaves_goes_to_the_next_in_the_same_cycle():
     assert (world.where(patient), world.where(other)) == ((0,), (1,))
 
 
+def test_past_its_patience_a_job_keeps_nothing_from_another_account_whose_part_it_is():
+    world = a_world(2, PolicyName.LAS)
+    first, second = world.submit(), world.submit()
+    world.started(first, second)
+    waits = world.submit()
+    world.passes(PATIENCE + 400)
+    his = world.submit(by="bob")
+    world.exits(second)
+    assert (world.where(waits), world.where(his)) == ((), (1,))
+
+
+def test_what_is_an_accounts_part_is_kept_for_it_but_not_from_higher_levels():
+    """Ann's gang has a right to two devices, of which bob's jobs, too young to be asked, leave one open."""
+    world = World(4, rules=replace(Rules.default(), policy=PolicyRules(PolicyName.LAS, min_run=600.0, tick=0.0)))
+    runs(world, *(world.submit(by="bob") for _ in range(3)))
+    gang = world.submit(gpus=2)
+    assert (world.where(gang), world.where(world.submit(by="bob"))) == ((), ())
+    assert world.where(world.submit(by="bob", qos="high")) == (3,)
+
+
 # ---- for what ----------------------------------------------------------------------------------------------------
 
 
