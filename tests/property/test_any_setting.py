@@ -20,7 +20,7 @@ from gpusched.model.policy import PolicyName
 from gpusched.model.rules import Rules
 
 MOST = 4000  # moments at which something happens
-SOME = settings(PROFILE, max_examples=max(25, PROFILE.max_examples // 4))
+SOME = settings(PROFILE, max_examples=max(50, PROFILE.max_examples // 4))
 
 
 def held_to_the_law(rules: Rules, workload: Workload) -> None:
