@@ -194,3 +194,11 @@ def test_a_job_of_an_account_without_a_quota_takes_nothing_back_from_those_over_
     watching(world, *(world.submit(account="vision") for _ in range(2)), world.submit(qos="low"))
     world.submit(by="bob", gpus=2)
     assert world.asked_to_stop() == []
+
+
+def test_what_is_over_a_quota_is_taken_back_also_where_no_level_could_preempt():
+    world = quota_world(2)
+    jobs = [world.submit(account="bob", qos="high") for _ in range(2)]
+    watching(world, *jobs)
+    world.submit(account="vision", qos="high")
+    assert world.asked_to_stop() == [jobs[1]]

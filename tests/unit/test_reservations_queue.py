@@ -6,6 +6,7 @@ import pytest
 from builders import World
 from reserving import HOUR, reserve
 
+from gpusched.model.limits import LimitRules, Limits
 from gpusched.model.policy import PolicyName, PolicyRules
 from gpusched.model.reservation import Repeat
 from gpusched.model.rules import Rules
@@ -164,3 +165,13 @@ def test_who_is_kept_from_other_devices_than_the_one_before_it_starts_on_those(p
     endless = world.submit(time_limit=30 * HOUR)  # longer than every gap of device 0, where it may start therefore
     short = world.submit(time_limit=5 * HOUR)
     assert (world.where(endless), world.where(short)) == ((), (1,))
+
+
+@NOT_PREEMPTIVE
+def test_who_is_short_enough_obeys_limits_too(policy: PolicyName) -> None:
+    limits = LimitRules(user={"ann": Limits(max_devices=1)})
+    world = World(3, rules=Rules(policy=PolicyRules(name=policy), limits=limits))
+    reserve(world, devices="0,1,2", start_in=2 * HOUR, users="bob")
+    jobs = [world.submit(time_limit=hours * HOUR, hold=True) for hours in (3, 1, 1)]
+    world.release(*jobs)
+    assert world.running() == {jobs[1]}
