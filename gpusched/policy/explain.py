@@ -362,6 +362,9 @@ def reasons(view: View, jobs: list[Job], now: Instant) -> dict[int, Reason]:
         if head.id not in of_head:
             of_head[head.id] = _device_reason(view, head, now, rivals)
         its = of_head[head.id]
+        if its.word is Word.STARTING:  # this one waits for it to have started
+            found[job.id] = _device_reason(view, job, now, rivals)
+            continue
         behind = its.word is Word.RESOURCES
         found[job.id] = Reason(Word.PRIORITY, f"{its.text}; {rivals.ahead(head)}", _MORE) if behind else its
     return found

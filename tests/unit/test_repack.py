@@ -116,3 +116,11 @@ def test_nobody_starts_behind_a_gang_past_its_patience_that_finds_no_place():
     world.passes(PATIENCE + 400)
     small = world.submit(expected=10.0)
     assert (world.where(gang), world.where(small)) == ((), ())
+
+
+def test_while_one_is_on_its_way_those_behind_are_told_whom_they_wait_for():
+    world, *_ = scattered()
+    world.submit(expected=10_000.0)
+    waits, behind = world.submit(expected=10_000.0), world.submit(expected=10_000.0)
+    assert (world.where(waits), world.where(behind)) == ((), ())
+    assert world.why(behind).text == f"free devices are being kept for job {waits}"
