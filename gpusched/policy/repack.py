@@ -26,7 +26,7 @@ from gpusched.policy.view import View
 Place = list[tuple[int, int]]  # (group, devices in it)
 
 
-def possible(view: View) -> bool:
+def applies(view: View) -> bool:
     """Groups matter, and all jobs want whole devices of one kind: only then is there anything to gain by moving.
 
     Not while there are reservations: then not every device is everybody's.

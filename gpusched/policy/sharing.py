@@ -18,6 +18,7 @@ from gpusched.policy.limits import limited, need
 from gpusched.policy.parts import Parts
 from gpusched.policy.passing import Reach
 from gpusched.policy.queue import Order, key
+from gpusched.policy.rights import comes_back
 from gpusched.policy.view import Bucket, Rank, View
 
 _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
@@ -224,6 +225,4 @@ def is_young(view: View, attempt: Attempt, now: Instant) -> bool:
 
 def can_move(job: Job, attempt: Attempt) -> bool:
     """It has shown that it can be stopped and go on: it watches for requests, or it has saved."""
-    spec = job.spec
-    may = spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
-    return may and (attempt.watching or attempt.saved is not None or job.saved is not None)
+    return comes_back(job) and (attempt.watching or attempt.saved is not None or job.saved is not None)

@@ -57,7 +57,7 @@ def serve(view: View, now: Instant) -> Iterator[Decision]:
     yield from _without_devices(view)
     if rules.tick_starts and not on_tick:
         return
-    if rules.migrate and not rules.calm and on_tick and repack.possible(view):
+    if rules.migrate and not rules.calm and on_tick and repack.applies(view):
         if repack.settled(view):
             yield from repack.serve(view, now)
         return
