@@ -83,7 +83,7 @@ def _rank_anew(turn: Turn) -> None:
         return
     if state.ranked_at is None or turn.now.boot - state.ranked_at >= RANK_ANEW or _soon_compared(turn):
         state.ranked_version, state.ranked_at = view.durations.version, turn.now.boot
-        view.rank_anew()
+        view.rank_anew(everybody=name is PolicyName.PREDICTED)
 
 
 def _soon_compared(turn: Turn) -> bool:

@@ -63,6 +63,7 @@ class RunTimes:
     # Run times, ascending; seconds that all had run together when each was so old; the age at which one that is so old
     # should end, or -1. One value, so that a reader in another thread sees one state of it.
     curve: tuple[Sequence[float], Sequence[float], Sequence[int]] = ((), (), ())
+    new: float | None = None  # the index of a job that has not run yet: asked for every job that waits
     whole: tuple[int, Prediction | None] | None = None  # how many had been learned; the prediction for one that is new
 
     def learn(self, ran: float) -> bool:
@@ -93,6 +94,9 @@ class RunTimes:
 
     def index(self, ran: float) -> float | None:
         """The index, in seconds, of a job that has run so long; None if no known one has run longer."""
+        return self._index(ran) if ran > 0 else self.new
+
+    def _index(self, ran: float) -> float | None:
         times, spent, best = self.curve
         place = bisect_right(times, ran)
         if place == len(times):
@@ -128,6 +132,7 @@ class RunTimes:
                 at = following
             best[place] = at
         self.curve = times, spent, best
+        self.new = self._index(0.0)
 
 
 class Durations:

@@ -6,7 +6,7 @@ out not to be needed). What elastic jobs have above their least number is asked 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -41,12 +41,8 @@ def candidates(view: View, job: Job) -> list[Attempt]:
     4. then the highest job id.
     """
     kind = view.kind(job.spec.request)
-    found = [
-        attempt
-        for job_id, attempt in view.live.items()
-        if may_leave(view, view.jobs[job_id], job)
-        and _could_have_of(view, job, attempt, kind)
-    ]
+    may = (a for job_id, a in view.live.items() if may_leave(view, view.jobs[job_id], job))
+    found = list(_of_use(view, job, may, kind))
 
     def order(attempt: Attempt) -> tuple[int, int, float, int]:
         victim = view.jobs[attempt.job_id]
@@ -56,13 +52,19 @@ def candidates(view: View, job: Job) -> list[Attempt]:
     return found
 
 
-def _could_have_of(view: View, job: Job, attempt: Attempt, kind: Container[str] | None = None) -> bool:
-    """One of the attempt's devices (of this kind) is kept for nobody else: its leaving can be of use."""
-    for share in attempt.held:
-        slot = view.slots.get(share.uuid)
-        if slot is not None and slot.kept_for in (None, job.id) and (kind is None or share.uuid in kind):
-            return True
-    return False
+def _of_use(
+    view: View, job: Job, attempts: Iterable[Attempt], kind: Container[str] | None = None
+) -> Iterator[Attempt]:
+    """Those attempts of whose devices (of this kind) one is kept for nobody else: their leaving can be of use."""
+    slots, mine = view.slots, job.id
+    for attempt in attempts:
+        for share in attempt.held:
+            slot = slots.get(share.uuid)
+            if slot is None or not ((kept := slot.kept_for) is None or kept == mine):
+                continue
+            if kind is None or share.uuid in kind:
+                yield attempt
+                break
 
 
 def may_leave(view: View, victim: Job, job: Job) -> bool:
@@ -141,9 +143,8 @@ def _plan_now(
 ) -> Plan | None:
     lifted: Lifted = []
     try:
-        for attempt in view.departing(job):
-            if _could_have_of(view, job, attempt):
-                view.lift(attempt, lifted)
+        for attempt in _of_use(view, job, view.departing(job)):
+            view.lift(attempt, lifted)
         shares = fit(view, job, closed)
         if shares is not None:
             return Plan(tuple([share.uuid for share in shares]), ())

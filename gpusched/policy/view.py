@@ -195,15 +195,21 @@ class View(Holdings):
             heappop(self._aging)
         return None
 
-    def rank_anew(self) -> None:
-        """The policy's ranks have changed by something other than the jobs themselves (it has learned)."""
+    def rank_anew(self, everybody: bool) -> None:
+        """The policy's ranks have changed by something other than the jobs themselves: it has learned how long they
+        run. everybody: the policy goes by what it has seen also where a run time was told."""
+        places = self._place_of
         for bucket, waiting in self.buckets.items():
-            jobs = [self.jobs[job_id] for _, job_id in waiting.entries]
-            waiting.entries = sorted([(self._rank_in(bucket, job), job.id) for job in jobs])
-            lengths = {job.id: self._length(job) for job in jobs} if self._backfills else {}
-            waiting.lengths = sorted([(seconds, job_id) for job_id, seconds in lengths.items()])
-            for rank, job_id in waiting.entries:
-                self._place_of[job_id] = (bucket, rank, lengths.get(job_id, _ENDLESS))
+            moved = False
+            for _, job_id in waiting.entries:
+                job = self.jobs[job_id]
+                if everybody or _guessed(job):
+                    place = bucket, self._rank_in(bucket, job), self._length(job)
+                    moved = moved or place != places[job_id]
+                    places[job_id] = place
+            if moved:
+                waiting.entries = sorted([(places[job_id][1], job_id) for _, job_id in waiting.entries])
+                waiting.lengths = sorted([(places[job_id][2], job_id) for _, job_id in waiting.lengths])
 
     # ---- what the policies ask ------------------------------------------------------------------------------
 
