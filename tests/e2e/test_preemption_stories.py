@@ -74,11 +74,11 @@ def test_only_as_many_victims_leave_as_the_preemptor_needs(place):
 
 
 def test_a_gang_gets_all_its_devices_or_none(place):
-    low = place.sh("sleep 600", qos="low", gpus=1)
+    low = place.sh("sleep 600", qos="low", gpus=1, time_limit=600.0)
     place.running(low)
     gang = place.sh("true", qos="low", gpus=2)
     assert place.client.why(gang)["reason"] == "Resources" and place.job(gang)["devices"] == []
-    small = place.sh("true", qos="low", gpus=1)  # uses what the gang cannot
+    small = place.sh("true", qos="low", gpus=1, time_limit=60.0)  # uses what the gang cannot
     assert place.ended(small)["state"] == "COMPLETED"
     place.client.cancel([low])
     job = place.ended(gang)
