@@ -1,9 +1,11 @@
 # gpusched, for people who work on it. Needs Python 3.11 or newer, make and git; everything else goes into .venv.
 # Settings: PYTHON=python3.12  VENV=.venv  CUDA=1 (fetch torch with its CUDA libraries)  ARGS="-k name" (handed on)
+#           WORKERS=3 (processes that share the tests; most of them wait most of the time)
 #           EXTRA=all (test with Lightning, transformers, peft… as well; without them those tests are skipped)
 
 VENV ?= .venv
 EXTRA ?= test
+WORKERS ?= 3
 BIN   = $(VENV)/bin
 NEEDS = pyproject.toml constraints.txt .ci/install
 
@@ -17,7 +19,7 @@ demo: $(VENV)/.installed-torch ## watch a training job being preempted, saved an
 	@$(BIN)/gpusched demo $(ARGS)
 
 test: $(VENV)/.installed-$(EXTRA) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-$(EXTRA) ## style, types and the rules of who may import whom
 	@$(BIN)/ruff check .
