@@ -91,6 +91,7 @@ class PolicySection(Section):
     name: Annotated[PolicyName, Field(strict=False)] = _USUAL.name
     placement: Annotated[Placement, Field(strict=False)] = _USUAL.placement
     patience: TimeLimit = _USUAL.patience
+    hold: Seconds = Field(default=_USUAL.hold, ge=0, le=365 * DAY)
     backfill_depth: int = Field(default=_USUAL.backfill_depth, ge=0, le=1_000_000)
     tick: Seconds = Field(default=_USUAL.tick, ge=0, le=DAY)
     min_run: Seconds = Field(default=_USUAL.min_run, ge=0, le=365 * DAY)
@@ -113,6 +114,7 @@ class PolicySection(Section):
             weights=self.weights.rules(),
             fair_share=self.fair_share.rules(),
             patience=self.patience,
+            hold=self.hold,
             backfill_depth=self.backfill_depth,
             tick=self.tick,
             las_limits=self.las_limits,

@@ -105,6 +105,7 @@ class PolicyRules:
     weights: Weights = field(default_factory=Weights)
     fair_share: FairShare = field(default_factory=FairShare)
     patience: float | None = 14 * DAY  # a job that has waited so long goes before its level: the starvation bound
+    hold: float = 600.0  # backfill: what a waiting job is supposed to need of which nothing is known
     backfill_depth: int = 2000  # how many alike jobs are looked at for one that is over before a reservation begins
     # ---- policies that preempt
     tick: float = 60.0  # preemptions are decided at multiples of this only; 0: at every event
@@ -125,7 +126,7 @@ class PolicyRules:
         limits = self.las_limits
         if not limits or any(limit <= 0 for limit in limits) or list(limits) != sorted(set(limits)):
             raise UsageError("the limits of las must be ascending device-seconds above 0", "for example 3600 and 28800")
-        for name in ("tick", "min_run", "backfill_depth", "resize_interval"):
+        for name in ("hold", "tick", "min_run", "backfill_depth", "resize_interval"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} of the policy cannot be negative", "write 0 to switch it off")
         if self.patience is not None and self.patience <= 0:

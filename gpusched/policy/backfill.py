@@ -3,9 +3,9 @@
 EASY backfill (Lifka 1995; Mu'alem and Feitelson 2001), by device instead of by count: when does the first waiting
 job fit, as running jobs are expected to end, and on which devices? A later job may start on other devices, or on
 these if it is expected to be gone by then. Where nobody knows when a running job ends, it is supposed that it runs as
-long again as it has run, and that an unknown job which waits needs ten minutes: while those that run are young the
-free devices are kept, later they are used. Those who pass on such a guess are counted, and the bypass limit of
-fit-first keeps the head from starving.
+long again as it has run, and that an unknown job which waits needs `hold` (ten minutes): while those that run are
+young the free devices are kept, later they are used. Those who pass on such a guess are counted, and the bypass limit
+of fit-first keeps the head from starving.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from heapq import heappop, heappush
 from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.policy.decisions import Decision, Preempt, Start
-from gpusched.policy.expected import end_expected, time_wanted
+from gpusched.policy.expected import end_expected
 from gpusched.policy.fit import fit, possible
-from gpusched.policy.kept import Kept, keep_for, no_more
+from gpusched.policy.kept import Kept, keep_for, no_more, time_wanted
 from gpusched.policy.limits import limited
 from gpusched.policy.passing import less_shut
-from gpusched.policy.predict import UNKNOWN
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key
@@ -149,11 +148,11 @@ def next_look(view: View, now: Instant) -> float | None:
     """When (boot clock) a job of which nothing is known has run for so long that others may use the time behind it."""
     if not view.buckets or not anything_to_give(view):
         return None
-    wanted = {UNKNOWN}
-    wanted.update(w.lengths[0][0] for w in view.buckets.values() if w.lengths and w.lengths[0][0] < UNKNOWN)
+    hold = view.rules.policy.hold
+    wanted = {hold, *(w.lengths[0][0] for w in view.buckets.values() if w.lengths and w.lengths[0][0] < hold)}
     looks: list[float] = []
     for job_id, attempt in view.live.items():
-        if attempt.started is None or now.boot - attempt.started >= UNKNOWN:
+        if attempt.started is None or now.boot - attempt.started >= hold:
             continue
         if end_expected(view, view.jobs[job_id], now)[1]:
             looks += [attempt.started + age for age in wanted if attempt.started + age > now.boot + 1e-9]

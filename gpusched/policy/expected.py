@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
-from gpusched.policy.predict import UNKNOWN, Durations, Prediction
+from gpusched.policy.predict import Durations, Prediction
 
 LEAST_LEFT = 60.0  # a job past its estimate is assumed to need so many seconds more …
 LEAST_SHARE = 0.1  # … or this share of what it has run already, whichever is longer
@@ -62,12 +62,6 @@ def end_expected(view: Knows, job: Job, now: Instant) -> tuple[float, bool]:
     supposed that it runs as long again as it has run, as heavy tails have it."""
     seconds = remaining(view, job, now)
     return (now.boot + running_for(view, job, now), True) if seconds is None else (now.boot + seconds, False)
-
-
-def time_wanted(view: Knows, job: Job) -> tuple[float, bool]:
-    """Seconds that a waiting job is expected to run when it is started, and whether that is a bare guess."""
-    seconds = time_left(view, job)
-    return (UNKNOWN, True) if seconds is None else (seconds, False)
 
 
 def time_left(view: Knows, job: Job) -> float | None:

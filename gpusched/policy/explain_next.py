@@ -6,9 +6,9 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.policy import PolicyName
 from gpusched.model.units import format_duration
-from gpusched.policy.expected import basis, time_left, time_wanted
+from gpusched.policy.expected import basis, time_left
 from gpusched.policy.explain_victims import victims
-from gpusched.policy.kept import Kept, keep_for, no_more
+from gpusched.policy.kept import Kept, keep_for, no_more, time_wanted
 from gpusched.policy.slices import asks_at, on_grid
 from gpusched.policy.view import View
 

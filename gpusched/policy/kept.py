@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.policy.elastic import offers, settling
-from gpusched.policy.expected import end_expected
+from gpusched.policy.expected import end_expected, time_left
 from gpusched.policy.fit import fit
 from gpusched.policy.holdings import Lifted
 from gpusched.policy.reserve import closed, competes_for, openings
@@ -41,6 +41,12 @@ class Kept:
 def no_more(view: View, kept: Kept) -> bool:
     """So many have gone past on a guess that nobody does any more."""
     return kept.guessed and kept.job.bypassed >= view.rules.bypass_limit
+
+
+def time_wanted(view: View, job: Job) -> tuple[float, bool]:
+    """Seconds that a waiting job is expected to run when it is started, and whether that is a bare guess."""
+    seconds = time_left(view, job)
+    return (view.rules.policy.hold, True) if seconds is None else (seconds, False)
 
 
 def keep_for(view: View, now: Instant, job: Job) -> Kept:

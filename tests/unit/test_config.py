@@ -64,7 +64,7 @@ def test_the_example_names_every_setting_of_the_policy() -> None:
 def test_the_policy_can_be_set() -> None:
     rules = read_config(
         '[policy]\nname = "las"\nplacement = "pack"\npatience = "unlimited"\nbackfill_depth = 7\ntick = 30\n'
-        'min_run = "5m"\nlas_limits = ["30m", "2h", "1d"]\nlas_slices = false\nrunning_first = false\n'
+        'hold = "2m"\nmin_run = "5m"\nlas_limits = ["30m", "2h", "1d"]\nlas_slices = false\nrunning_first = false\n'
         'between_accounts = false\npreempt_cost = "helios"\nmigrate = true\n'
         "weights = {age = 1, age_days = 2.5, fair_share = 3, size = 0, nice = 5}\n"
         '[policy.fair_share]\nhalf_life = "unlimited"\ndamping = 2\ndefault_share = 0.5\nentry = 0\n'
@@ -75,6 +75,7 @@ def test_the_policy_can_be_set() -> None:
         name=PolicyName.LAS,
         placement=Placement.PACK,
         patience=None,
+        hold=120.0,
         backfill_depth=7,
         tick=30.0,
         min_run=300.0,

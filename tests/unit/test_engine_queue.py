@@ -48,6 +48,14 @@ def test_a_later_smaller_job_runs_on_devices_that_the_head_cannot_use_behind_one
     assert world.why(big).word is Word.RESOURCES
 
 
+def test_without_a_hold_a_later_smaller_job_runs_at_once_and_is_counted():
+    world = World(2, rules=Rules(policy=PolicyRules(hold=0.0)))
+    world.started(world.submit())
+    big, small = world.submit(gpus=2), world.submit()
+    assert world.where(small) == (1,)
+    assert world.job(big).bypassed == 1
+
+
 def test_a_job_with_a_time_limit_goes_past_as_soon_as_those_that_run_have_run_for_as_long():
     world = World(2)
     world.started(world.submit())
