@@ -19,6 +19,7 @@ from gpusched.model.errors import GpuschedError, Refused, Unavailable
 
 T = TypeVar("T")
 START_DEADLINE = 30.0  # seconds
+DEATH_DEADLINE = 5.0
 END_DEADLINE = 15.0
 REAL_DEVICES = 2  # the demo takes no more of a real machine
 
@@ -64,11 +65,18 @@ class Stage:
         try:
             return question(self.client)
         except Unavailable:
-            if self._daemon is not None and self._daemon.poll() is None:
+            if not self._has_died():
                 raise
             self.takeovers += 1
             self._start(self._arguments)
             return question(self.client)
+
+    def _has_died(self) -> bool:
+        """Nobody listens where the daemon did: it is about to be gone, a moment after its socket."""
+        try:
+            return self._daemon is None or self._daemon.wait(DEATH_DEADLINE) is not None
+        except subprocess.TimeoutExpired:
+            return False
 
     def submit(self, name: str, qos: str, command: list[str]) -> str:
         """Submit a one-GPU job with the demo's environment. Returns its key."""
