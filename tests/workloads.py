@@ -140,6 +140,15 @@ def _foreign(index: int, mib: int) -> Callable[[World], Event]:
     return happens
 
 
+# what is told of a job that lasts so many seconds: nothing, the truth, a limit, what is wrong
+KNOWN: tuple[Callable[[float], dict[str, float]], ...] = (
+    lambda seconds: {},
+    lambda seconds: {"expected": seconds},
+    lambda seconds: {"time_limit": seconds * 1.5 + 60.0},
+    lambda seconds: {"expected": seconds * 0.5},
+)
+
+
 @st.composite
 def workloads(draw: st.DrawFn, most: int = 8) -> Workload:
     mixed, reserves = draw(st.integers(0, 3)) == 0, draw(st.integers(0, 2)) == 0
@@ -149,11 +158,7 @@ def workloads(draw: st.DrawFn, most: int = 8) -> Workload:
         at += draw(gaps)
         seconds = draw(lasts)
         wanted = dict(draw(st.one_of(*kinds)))
-        known = draw(st.sampled_from(("no", "exact", "limit", "wrong")))
-        if known in ("exact", "wrong"):
-            wanted["expected"] = seconds * (1.0 if known == "exact" else 0.5)
-        elif known == "limit":
-            wanted["time_limit"] = seconds * 1.5 + 60.0
+        wanted |= draw(st.sampled_from(KNOWN))(seconds)
         arrivals.append(Arrival(at, seconds, draw(st.sampled_from(("ann", "ann", "bob"))), wanted))
     windows = (draw(window),) if reserves else ()
     foreign = draw(st.lists(foreign_use, max_size=3)) if draw(st.integers(0, 3)) == 0 else []

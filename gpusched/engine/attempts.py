@@ -13,6 +13,7 @@ from gpusched.model.events import AttemptExited, AttemptSaved, AttemptStarted, A
 from gpusched.model.evolve import evolve
 from gpusched.model.job import Attempt, AttemptKey, Job, Share
 from gpusched.model.state import JobState, Outcome, OutcomeKind, Stop, StopKind
+from gpusched.policy.coming_back import has_shown
 from gpusched.policy.costs import cost
 from gpusched.policy.priority import charge, charged
 
@@ -95,8 +96,7 @@ def on_saved(turn: Turn, event: AttemptSaved) -> None:
 
 def _can_come_back(turn: Turn, job: Job, attempt: Attempt) -> None:
     """It watches or has saved for the first time: from now on it may be moved, which may be what somebody waits for."""
-    before = attempt.watching or attempt.saved is not None or job.saved is not None
-    if not before and (turn.rules.policy.name.preemptive or job.spec.request.elastic):
+    if not has_shown(job, attempt) and (turn.rules.policy.name.preemptive or job.spec.request.elastic):
         turn.dirty = True
 
 

@@ -19,9 +19,9 @@ from gpusched.model.job import Caller, Job, JobSpec
 from gpusched.model.reservation import DAY, Reservation
 from gpusched.model.state import JobState, Stop, StopKind
 from gpusched.model.units import format_duration
+from gpusched.policy.coming_back import comes_back
 from gpusched.policy.reserve import entitled, over_by
 from gpusched.policy.reserve_devices import chosen, clashing, described, named
-from gpusched.policy.rights import comes_back
 from gpusched.policy.view import View
 
 JUST_NOW = 60.0  # seconds: a start that lies so little in the past means now

@@ -25,7 +25,8 @@ from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.priority import Shifts
 from gpusched.policy.queue import Failed, Order, Queue, anything_to_give, goes_past, key
 from gpusched.policy.reserve import closed, competes_for, taken, vacated
-from gpusched.policy.view import Bucket, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Bucket
 
 _NONE: frozenset[str] = frozenset()
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job
 from gpusched.model.state import JobState
-from gpusched.policy.rights import comes_back, may_reclaim
+from gpusched.policy.coming_back import comes_back
+from gpusched.policy.rights import may_reclaim
 from gpusched.policy.speedup import speedup
-from gpusched.policy.view import View, waiting_since
+from gpusched.policy.view import View
+from gpusched.policy.waiting import waiting_since
 
 _SLACK = 1e-9
 

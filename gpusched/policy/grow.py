@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Share
 from gpusched.model.state import JobState
+from gpusched.policy.coming_back import comes_back, has_shown
 from gpusched.policy.costs import cost
 from gpusched.policy.decisions import Decision, Resize, Widen
 from gpusched.policy.elastic import give, settled, settled_at
@@ -25,7 +26,6 @@ from gpusched.policy.expected import remaining, running_for
 from gpusched.policy.fit import fit, possible
 from gpusched.policy.limits import headroom, limited
 from gpusched.policy.reserve import closed
-from gpusched.policy.rights import comes_back
 from gpusched.policy.speedup import speedup, step_seconds
 from gpusched.policy.view import View
 
@@ -128,7 +128,7 @@ def can_save(job: Job, attempt: Attempt) -> bool:
     """It has shown that it can save and go on: it polls for requests, it has saved, or it left with the exit code
     that says so."""
     left_well = job.outcome is not None and job.outcome.code == EXIT_SAVED
-    return attempt.watching or attempt.saved is not None or job.saved is not None or left_well
+    return has_shown(job, attempt) or left_well
 
 
 # ---- how much ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from gpusched.policy.limits import limited
 from gpusched.policy.preempt import plan_preemption
 from gpusched.policy.queue import goes_past
 from gpusched.policy.reserve import closed, taken
-from gpusched.policy.view import Bucket, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Bucket
 
 
 class Reach:

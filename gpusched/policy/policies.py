@@ -14,7 +14,8 @@ from gpusched.model.policy import PolicyName
 from gpusched.model.rules import Rules
 from gpusched.policy import backfill, fitfirst, inorder, priority, slices
 from gpusched.policy.decisions import Decision
-from gpusched.policy.view import Rank, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Rank
 
 
 @dataclass(frozen=True, slots=True)

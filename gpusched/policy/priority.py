@@ -21,7 +21,8 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Attempt, Job, Request, Share
 from gpusched.model.policy import DAY, PolicyName
 from gpusched.model.rules import Rules
-from gpusched.policy.view import Rank, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Rank
 
 NOTICEABLE = 0.01  # part by which all usage must grow within a cycle for every account to be looked at again
 

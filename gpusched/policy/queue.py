@@ -8,7 +8,8 @@ from gpusched.model.job import Job
 from gpusched.policy.priority import Shifts
 from gpusched.policy.reserve import competes_for
 from gpusched.policy.rights import claim
-from gpusched.policy.view import Bucket, Rank, View, Waiting
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Bucket, Rank, Waiting
 
 Order = tuple[int, int, bool, Rank, int]
 

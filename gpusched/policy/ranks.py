@@ -14,7 +14,8 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.policy import PolicyRules
 from gpusched.policy.expected import running_for, total
-from gpusched.policy.view import Rank, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Rank
 
 _STAYS = 0.25  # of the index of a running job under `predicted`: who waits must be that far ahead
 _SLACK = 1e-6  # device-seconds: times are sums of floats

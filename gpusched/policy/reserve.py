@@ -22,8 +22,8 @@ from gpusched.model.job import Job, Request
 from gpusched.model.reservation import Reservation, sharing, widest_gap
 from gpusched.model.rules import Rules
 from gpusched.model.state import StopKind
+from gpusched.policy.coming_back import comes_back
 from gpusched.policy.expected import Knows, remaining, running_for
-from gpusched.policy.rights import comes_back
 
 _NONE: frozenset[str] = frozenset()
 

@@ -6,8 +6,8 @@ from gpusched.model.clock import Instant
 from gpusched.model.job import Job
 from gpusched.model.reservation import Reservation
 from gpusched.model.units import format_duration
+from gpusched.policy.coming_back import comes_back
 from gpusched.policy.reserve import entitled, may_precede
-from gpusched.policy.rights import comes_back
 from gpusched.policy.view import View
 
 _WORTH_A_HINT = 60.0  # seconds: nobody shortens a job to less

@@ -1,4 +1,4 @@
-"""Quotas of accounts: who runs as of right, and who runs on what nobody else wants. And who comes back when it leaves.
+"""Quotas of accounts: who runs as of right, and who runs on what nobody else wants.
 
 Within its quota an account's jobs run as of right. Over it a job may run too, but only as preemptible, as if it were
 below all QoS levels: else a right could be evaded by asking for a higher level. It waits behind all who are not over
@@ -42,12 +42,6 @@ def claim(view: View, job: Job) -> int:
 def guaranteed(view: View, job: Job) -> bool:
     """The job runs, or would run, within the quota of its account."""
     return claim(view, job) == 0
-
-
-def comes_back(job: Job) -> bool:
-    """A job that is asked to leave goes back to the queue, not to its end."""
-    spec = job.spec
-    return spec.requeue and (spec.max_requeues is None or job.counted_restarts < spec.max_requeues)
 
 
 def quota_text(view: View, job: Job) -> str:

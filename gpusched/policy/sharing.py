@@ -14,12 +14,13 @@ from gpusched.model.job import Attempt, Job
 from gpusched.model.policy import PolicyName
 from gpusched.policy import ranks
 from gpusched.policy.allotment import Allotment
+from gpusched.policy.coming_back import comes_back, has_shown
 from gpusched.policy.limits import limited, need
 from gpusched.policy.parts import Parts
 from gpusched.policy.passing import Reach
 from gpusched.policy.queue import Order, key
-from gpusched.policy.rights import comes_back
-from gpusched.policy.view import Bucket, Rank, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Bucket, Rank
 
 _RANKS: dict[PolicyName, Callable[[View, Job, Instant | None], Rank]] = {
     PolicyName.SRTF: ranks.time_left,
@@ -225,4 +226,4 @@ def is_young(view: View, attempt: Attempt, now: Instant) -> bool:
 
 def can_move(job: Job, attempt: Attempt) -> bool:
     """It has shown that it can be stopped and go on: it watches for requests, or it has saved."""
-    return comes_back(job) and (attempt.watching or attempt.saved is not None or job.saved is not None)
+    return comes_back(job) and has_shown(job, attempt)

@@ -28,7 +28,8 @@ from gpusched.policy.queue import Failed, Queue, anything_to_give
 from gpusched.policy.reserve import closed
 from gpusched.policy.rights import may_reclaim, over_quota
 from gpusched.policy.sharing import Shares, share_out
-from gpusched.policy.view import Rank, View
+from gpusched.policy.view import View
+from gpusched.policy.waiting import Rank
 
 _TURNS = 60.0  # seconds after which it is looked again whether an account's turn is over
 _LOOK_AGAIN = 300.0  # seconds after which predictions, which change with time, are looked at again

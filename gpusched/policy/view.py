@@ -8,13 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
 
 from gpusched.model.clock import Instant
 from gpusched.model.device import Device
-from gpusched.model.job import Attempt, AttemptKey, Job, Request
+from gpusched.model.job import Attempt, AttemptKey, Job
 from gpusched.model.policy import PolicyName
 from gpusched.model.reservation import Reservation
 from gpusched.model.rules import Rules
@@ -25,34 +23,11 @@ from gpusched.policy.holdings import Holdings
 from gpusched.policy.predict import Durations
 from gpusched.policy.rights import over_quota
 from gpusched.policy.usage import Usage
+from gpusched.policy.waiting import Bucket, Rank, Waiting, untold, waiting_since
 
 _AT_ONCE = 1e-6  # seconds
 _ENDLESS = float("inf")
 _UNKILLABLE = 3  # kills after which nobody should wait for an attempt to leave
-
-Rank = Any  # what a policy orders by: any comparable value, smaller first, of one type per policy
-
-
-class Bucket(NamedTuple):
-    """Waiting jobs that are interchangeable for placement: if the first does not fit, none of the others does."""
-
-    yielding: bool
-    patient: bool
-    overdue: bool  # it has waited longer than the policy's patience
-    qos: str
-    account: str
-    uid: int
-    request: Request
-    limited_array: int  # array id if the array has a %limit, else 0
-    gid: int
-
-
-@dataclass(slots=True)
-class Waiting:
-    """The jobs of one bucket by the policy's rank, then id; and by how long they are expected to run."""
-
-    entries: list[tuple[Rank, int]] = field(default_factory=list)
-    lengths: list[tuple[float, int]] = field(default_factory=list)  # seconds, for policies that backfill
 
 
 class View(Holdings):
@@ -203,7 +178,7 @@ class View(Holdings):
             moved = False
             for _, job_id in waiting.entries:
                 job = self.jobs[job_id]
-                if everybody or _guessed(job):
+                if everybody or untold(job):
                     place = bucket, self._rank_in(bucket, job), self._length(job)
                     moved = moved or place != places[job_id]
                     places[job_id] = place
@@ -312,7 +287,7 @@ class View(Holdings):
             insort(waiting.lengths, (length, job.id))
         self._place_of[job.id] = (bucket, rank, length)
         self.cpu_waiting += not job.spec.request.gpus
-        self.guessed += _guessed(job)
+        self.guessed += untold(job)
         if self.rules.policy.patience is not None and not bucket.overdue:
             ends = self._patience_ends(job)
             if ends != _ENDLESS:
@@ -341,7 +316,7 @@ class View(Holdings):
             return
         bucket, rank, length = place
         self.cpu_waiting -= not bucket.request.gpus
-        self.guessed -= _guessed(job)
+        self.guessed -= untold(job)
         waiting = self.buckets[bucket]
         del waiting.entries[bisect_left(waiting.entries, (rank, job.id))]
         if self._backfills:
@@ -387,22 +362,11 @@ def _kept(job: Job) -> tuple[str, ...]:
     return job.stop.keeps if job.stop is not None else job.earmark
 
 
-def waiting_since(job: Job) -> float | None:
-    """Wall clock: since when it waits for devices this time."""
-    if job.requeued_at is None or job.eligible_at is None:
-        return job.eligible_at
-    return max(job.requeued_at, job.eligible_at)
-
-
 def _counts_alike(one: JobState, other: JobState) -> bool:
     """Jobs in these states are counted as running, as stopping, or not at all."""
     if not (one.live and other.live):
         return one.live is other.live
     return (one is JobState.STOPPING) is (other is JobState.STOPPING)
-
-
-def _guessed(job: Job) -> bool:
-    return job.spec.expected is None and job.spec.time_limit is None
 
 
 def _first_come(view: View, job: Job) -> Rank:

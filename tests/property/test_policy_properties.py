@@ -16,6 +16,7 @@ from judging import Judge
 from playing import Arrival, Play
 from profiles import PROFILE
 from things import GIB, Gpu
+from workloads import KNOWN
 
 from gpusched.model.policy import Placement, PolicyName, PolicyRules, PreemptCost
 from gpusched.model.rules import Rules
@@ -99,11 +100,7 @@ def cases(draw: st.DrawFn, *, simple: bool = False, most: int = 9) -> Case:
         at += draw(gaps)
         seconds = draw(lasts)
         wanted = dict(draw(st.one_of(*kinds)))
-        known = draw(st.sampled_from(("no", "exact", "limit", "wrong")))
-        if known in ("exact", "wrong"):
-            wanted["expected"] = seconds * (1.0 if known == "exact" else 0.5)
-        elif known == "limit":
-            wanted["time_limit"] = seconds * 1.5 + 60.0
+        wanted |= draw(st.sampled_from(KNOWN))(seconds)
         if simple:
             wanted = {name: value for name, value in wanted.items() if name in ("gpus", "expected", "nice")}
         by = "ann" if simple else draw(st.sampled_from(("ann", "ann", "bob")))
